@@ -1,0 +1,1 @@
+"""MLflow's HTTP: per entity its requests, answers and routes; errors; security; pages."""

@@ -1,0 +1,1 @@
+"""The truth: event types, their codec, the log on each backend, artifact bytes, settings."""

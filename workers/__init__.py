@@ -1,0 +1,1 @@
+"""Processes: projector, sealer, rebuild, gc; the supervisor and the command line."""
