@@ -1,0 +1,172 @@
+"""The columnar form of metric points: what the points lane and the blocks of the views hold.
+
+A block is a dictionary of series, then one array each of series index, step, timestamp and value.
+The bytes of every array are transposed (all first bytes, then all second bytes, …): the high
+bytes of steps, times and float32-precision values repeat, and zstd finds that.
+
+Layout, little-endian: 1 byte of form (0 plain, 1 zstd), then the body: uint32 number of points,
+uint32 length of the header, the header (JSON: a list of [key, model_id, dataset_name,
+dataset_digest], the last three or the last entries left out where null), uint16 or uint32 series
+indexes (uint32 where there are more than 65,535 series), int64 steps, int64 timestamps in
+milliseconds, float64 values.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+Int64s = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+Indexes = npt.NDArray[np.uint32]
+
+_PLAIN, _ZSTD = b"\x00", b"\x01"
+_PREFIX = struct.Struct("<II")
+_COMPRESS_FROM_BYTES = 160
+"""Below this a zstd frame costs more than it saves."""
+_BODY_BYTES_MAX = 1 << 30
+_WIDE_FROM_SERIES = 1 << 16
+
+
+class Series(NamedTuple):
+    """What a point belongs to within its run: the metric's key, and optionally the logged model
+    and the dataset that it was measured on."""
+
+    key: str
+    model_id: str | None = None
+    dataset_name: str | None = None
+    dataset_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Metric points of one run, as columns of equal length."""
+
+    series: list[Series]
+    index: Indexes
+    """For each point the place of its series in `series`."""
+    steps: Int64s
+    timestamps: Int64s
+    """Milliseconds since the epoch."""
+    values: Float64s
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class _Zstd(threading.local):
+    """One compressor a thread: zstandard's contexts must not be shared."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=3, write_content_size=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_zstd = _Zstd()
+_header_encoder = msgspec.json.Encoder()
+_header_decoder = msgspec.json.Decoder(list[list[str | None]])
+
+
+def _transpose(array: npt.NDArray[Any]) -> bytes:
+    return array.view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
+
+
+def _restore(raw: bytes, offset: int, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    wanted = np.dtype(dtype)
+    columns = np.frombuffer(raw, np.uint8, count * wanted.itemsize, offset)
+    rows = np.ascontiguousarray(columns.reshape(wanted.itemsize, count).T)
+    return rows.view(wanted).reshape(count)
+
+
+def _short(series: Series) -> list[str | None]:
+    entry: list[str | None] = list(series)
+    while entry[-1] is None:
+        entry.pop()
+    return entry
+
+
+def encode_block(block: Block) -> bytes:
+    """The stored bytes of a block."""
+    header = _header_encoder.encode([_short(series) for series in block.series])
+    index_type = "<u4" if len(block.series) > _WIDE_FROM_SERIES else "<u2"
+    body = b"".join(
+        (
+            _PREFIX.pack(len(block), len(header)),
+            header,
+            _transpose(block.index.astype(index_type)),
+            _transpose(block.steps),
+            _transpose(block.timestamps),
+            _transpose(block.values),
+        )
+    )
+    if len(body) < _COMPRESS_FROM_BYTES:
+        return _PLAIN + body
+    return _ZSTD + _zstd.compressor.compress(body)
+
+
+def decode_block(data: bytes) -> Block:
+    """The block that these stored bytes hold. Raises ValueError where they hold none."""
+    form = data[:1]
+    try:
+        if form == _ZSTD:
+            body = _zstd.decompressor.decompress(data[1:], max_output_size=_BODY_BYTES_MAX)
+        elif form == _PLAIN:
+            body = data[1:]
+        else:
+            raise ValueError(f"a block of points starts with byte 0 or 1, not {form!r}")
+        count, header_bytes = _PREFIX.unpack_from(body)
+        offset = _PREFIX.size + header_bytes
+        header = _header_decoder.decode(body[_PREFIX.size : offset])
+        series = [Series(entry[0] or "", *entry[1:]) for entry in header]
+        index_type = "<u4" if len(series) > _WIDE_FROM_SERIES else "<u2"
+        width = np.dtype(index_type).itemsize
+        if len(body) != offset + count * (width + 24):
+            raise ValueError("a block of points has columns of the wrong length")
+        index = _restore(body, offset, count, index_type).astype(np.uint32)
+        offset += count * width
+        steps = _restore(body, offset, count, "<i8")
+        timestamps = _restore(body, offset + 8 * count, count, "<i8")
+        values = _restore(body, offset + 16 * count, count, "<f8")
+    except (zstandard.ZstdError, msgspec.MsgspecError, struct.error, TypeError) as error:
+        raise ValueError(f"not a block of points: {error}") from error
+    if count and (not series or int(index.max()) >= len(series)):
+        raise ValueError("a block of points names a series that it does not declare")
+    return Block(series, index, steps, timestamps, values)
+
+
+def make_block(points: list[tuple[Series, int, int, float]]) -> Block:
+    """A block of (series, step, timestamp in ms, value)."""
+    places: dict[Series, int] = {}
+    index = [places.setdefault(point[0], len(places)) for point in points]
+    return Block(
+        list(places),
+        np.array(index, np.uint32),
+        np.array([point[1] for point in points], np.int64),
+        np.array([point[2] for point in points], np.int64),
+        np.array([point[3] for point in points], np.float64),
+    )
+
+
+def join_blocks(blocks: list[Block]) -> Block:
+    """One block with the points of many, in their order."""
+    if len(blocks) == 1:
+        return blocks[0]
+    places: dict[Series, int] = {}
+    indexes = []
+    for block in blocks:
+        mapping = np.array([places.setdefault(s, len(places)) for s in block.series], np.uint32)
+        indexes.append(mapping[block.index] if len(block) else block.index)
+    return Block(
+        list(places),
+        np.concatenate(indexes),
+        np.concatenate([block.steps for block in blocks]),
+        np.concatenate([block.timestamps for block in blocks]),
+        np.concatenate([block.values for block in blocks]),
+    )

@@ -1,0 +1,101 @@
+"""What an event is: its envelope, and the typed declaration of each type of event.
+
+An event is a fact in the past tense. Its stored name is a literal that is never renamed; the
+shape of its data is a version that must decode for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+Lane = Literal["journal", "points"]
+LANES: tuple[Lane, ...] = ("journal", "points")
+
+Payload = TypeVar("Payload")
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that has no position yet: what a writer hands to the log."""
+
+    lane: Lane
+    type: str
+    version: int
+    subject: str
+    """The id of the run, experiment or model that the event is about."""
+    time: int
+    """When the server took the event: milliseconds since the epoch."""
+    data: bytes
+    actor: str | None = None
+    """Who sent it, when known."""
+    origin: str | None = None
+    """Where it came from: the client's address and, in the journal, its user agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as the log holds it."""
+
+    lane: Lane
+    position: int
+    type: str
+    version: int
+    subject: str
+    time: int
+    data: bytes
+    actor: str | None = None
+    origin: str | None = None
+    scrubbed: bool = False
+    """True where a purge has emptied the data; only type, subject and position are left."""
+
+
+def encode_json(payload: Any) -> bytes:
+    """Journal data: JSON that a person can read, keys in the order of their declaration."""
+    return msgspec.json.encode(payload)
+
+
+@dataclass(frozen=True)
+class EventType(Generic[Payload]):
+    """One version of one type of event.
+
+    `payload` is the type of its data: a msgspec Struct whose docstring and field descriptions are
+    the event's documentation (docs/events.md is made from them).
+    """
+
+    name: str
+    version: int
+    payload: type[Payload]
+    subject: str
+    """What the subject of the event is: "run", "experiment" or "logged model"."""
+    lane: Lane = "journal"
+    lifecycle: bool = False
+    """True for the events that decide whether a run can be written to."""
+    encode: Callable[[Payload], bytes] = encode_json
+    decode_data: Callable[[bytes], Payload] | None = field(default=None)
+
+    def new(
+        self,
+        subject: str,
+        payload: Payload,
+        *,
+        time: int,
+        actor: str | None = None,
+        origin: str | None = None,
+    ) -> NewEvent:
+        """The event with this data, ready to be appended."""
+        return NewEvent(
+            self.lane, self.name, self.version, subject, time, self.encode(payload), actor, origin
+        )
+
+    def decode(self, data: bytes) -> Payload:
+        """The data of a stored event of this type and version.
+
+        Raises `msgspec.MsgspecError` or `ValueError` where the bytes are not such data.
+        """
+        if self.decode_data is not None:
+            return self.decode_data(data)
+        return msgspec.json.decode(data, type=self.payload)

@@ -1,0 +1,64 @@
+"""The log's interface: what every backend promises, and what the tests run over all of them.
+
+Positions are whole numbers from 1, one sequence a lane, and never become visible out of order: a
+reader that has seen position n will never find a new event at or before n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from events.event import Event, Lane, NewEvent
+
+PURGED_TYPES = ("run.purged", "experiment.purged", "logged_model.purged")
+"""The events after which the earlier data of their subject may be scrubbed."""
+
+
+class LogError(Exception):
+    """The log can't be used as it is; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogIdentity:
+    """What tells one log from another."""
+
+    log_id: str
+    """A random id, made with the log."""
+    secret: bytes
+    """32 random bytes that sign what clients hand back to us, such as page tokens."""
+
+
+class Log(Protocol):
+    """An append-only store of events in two lanes."""
+
+    @property
+    def identity(self) -> LogIdentity:
+        """The log's own id and secret; the same for every process that opens it."""
+
+    def append(self, events: Sequence[NewEvent]) -> list[int]:
+        """Adds events, all or none; returns their positions, in order.
+
+        On return they are durable: they survive the loss of power.
+        """
+
+    def read(self, lane: Lane, after: int, limit: int) -> list[Event]:
+        """Up to `limit` events of a lane behind a position, in order of position."""
+
+    def head(self, lane: Lane) -> int:
+        """The position of the lane's last event; 0 for an empty lane."""
+
+    def about(self, lane: Lane, subject: str) -> Iterator[Event]:
+        """The events of a lane with this subject, in order."""
+
+    def scrub(self, subjects: Collection[str], keep: Callable[[Event], bytes]) -> int:
+        """Empties the data of the events of purged subjects; returns how many.
+
+        `keep` says what little of an event's data must stay for a rebuild to give the same views.
+        Only events whose subject has an event of PURGED_TYPES can be changed; positions, types and
+        the rest stay. On return the old bytes are in no file of the log.
+        """
+
+    def close(self) -> None:
+        """Frees what the log holds open."""

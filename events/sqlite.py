@@ -1,0 +1,75 @@
+"""SQLite as everything here opens it: the one home of pysqlite3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pysqlite3.dbapi2 as sqlite
+import sqlalchemy as sa
+
+SQLITE_VERSION_MIN = (3, 51, 3)
+"""Before it two connections that write and checkpoint can corrupt a WAL database."""
+BUSY_TIMEOUT_MS = 30_000
+
+SqliteError = sqlite.Error
+OperationalError = sqlite.OperationalError
+
+
+class SqliteTooOld(Exception):
+    """The SQLite library has the WAL-reset bug; install pysqlite3 0.6.1 or later from PyPI."""
+
+
+def check_version() -> None:
+    """Raises SqliteTooOld where the linked SQLite can corrupt a WAL database."""
+    if sqlite.sqlite_version_info < SQLITE_VERSION_MIN:
+        wanted = ".".join(map(str, SQLITE_VERSION_MIN))
+        raise SqliteTooOld(
+            f"SQLite {sqlite.sqlite_version} has the WAL-reset bug, {wanted} is needed: "
+            "install pysqlite3>=0.6.1 from PyPI"
+        )
+
+
+def open_engine(
+    path: Path,
+    *,
+    synchronous: Literal["FULL", "NORMAL"],
+    read_only: bool = False,
+    secure_delete: bool = False,
+    cache_mb: int = 8,
+    pool_size: int = 8,
+) -> sa.Engine:
+    """An engine over a file in WAL mode.
+
+    A writer's transactions begin IMMEDIATE, so that two of them queue rather than fail; a
+    `read_only` engine's begin DEFERRED and see one snapshot throughout. `secure_delete`
+    overwrites what is deleted with zeros.
+    """
+    check_version()
+    engine = sa.create_engine(
+        f"sqlite:///{path}",
+        module=sqlite,
+        pool_size=pool_size,
+        max_overflow=64,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+    )
+
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={synchronous}")
+        cursor.execute(f"PRAGMA cache_size=-{cache_mb * 1024}")
+        cursor.execute("PRAGMA foreign_keys=OFF")
+        if secure_delete:
+            cursor.execute("PRAGMA secure_delete=ON")
+        if read_only:
+            cursor.execute("PRAGMA query_only=ON")
+        cursor.close()
+
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    sa.event.listen(engine, "connect", configure)
+    sa.event.listen(engine, "begin", begin)
+    return engine

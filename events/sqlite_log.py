@@ -1,0 +1,246 @@
+"""The log in one SQLite file: WAL, synchronous=FULL, append-only by triggers."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from events.event import LANES, Event, Lane, NewEvent
+from events.log import PURGED_TYPES, LogError, LogIdentity
+from events.sqlite import SqliteError, open_engine
+
+SCHEMA_VERSION = 1
+_PURGED = ", ".join(f"'{name}'" for name in PURGED_TYPES)
+_PAGE = 1_000
+
+_LANE_SCHEMA = """
+CREATE TABLE {lane} (
+    position INTEGER PRIMARY KEY,
+    type TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    actor TEXT,
+    origin TEXT,
+    scrubbed INTEGER NOT NULL DEFAULT 0,
+    data {data_type} NOT NULL
+);
+CREATE INDEX {lane}_subject ON {lane} (subject);
+CREATE TRIGGER {lane}_never_deletes BEFORE DELETE ON {lane}
+BEGIN SELECT RAISE(ABORT, 'the log is append-only: events are never deleted'); END;
+CREATE TRIGGER {lane}_never_changes BEFORE UPDATE ON {lane}
+WHEN NOT (
+    NEW.scrubbed = 1
+    AND NEW.position = OLD.position AND NEW.type = OLD.type AND NEW.version = OLD.version
+    AND NEW.subject = OLD.subject AND NEW.time = OLD.time
+    AND NEW.actor IS OLD.actor AND NEW.origin IS OLD.origin
+    AND length(NEW.data) <= max(length(OLD.data), 96)
+    AND OLD.type NOT IN ({purged})
+    AND EXISTS (SELECT 1 FROM journal p WHERE p.subject = OLD.subject AND p.type IN ({purged}))
+)
+BEGIN SELECT RAISE(ABORT, 'the log is append-only: only a purged subject can be scrubbed'); END;
+"""
+
+_COLUMNS = "position, type, version, subject, time, actor, origin, scrubbed, data"
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The script's statements; a trigger's body has semicolons of its own."""
+    pending = ""
+    for line in script.splitlines():
+        pending += line + "\n"
+        closes = line.rstrip().endswith(";") and ("CREATE TRIGGER" not in pending or "END;" in line)
+        if closes:
+            yield pending
+            pending = ""
+
+
+class SqliteLog:
+    """A Log over a SQLite file; any number of processes may open it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = open_engine(path, synchronous="FULL", secure_delete=True, cache_mb=4)
+        self._reader = open_engine(path, synchronous="FULL", read_only=True, cache_mb=4)
+        try:
+            self.identity = self._prepare()
+        except sa.exc.DatabaseError as error:
+            raise LogError(f"{path} can't be used as a log: {error.orig}") from error
+        # Heads are asked for at every read: one plain connection spares the pool's way.
+        self._head_lock = threading.Lock()
+        self._head_connection: Any = self._reader.raw_connection()
+
+    def _prepare(self) -> LogIdentity:
+        with self._writer.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE TABLE IF NOT EXISTS log_meta (name TEXT PRIMARY KEY, value BLOB NOT NULL)"
+            )
+            rows = connection.exec_driver_sql("SELECT name, value FROM log_meta").all()
+            meta = {row[0]: row[1] for row in rows}
+            if not meta:
+                meta = {
+                    "schema_version": SCHEMA_VERSION,
+                    "log_id": secrets.token_hex(16),
+                    "secret": secrets.token_bytes(32),
+                }
+                for lane, data_type in (("journal", "TEXT"), ("points", "BLOB")):
+                    script = _LANE_SCHEMA.format(lane=lane, data_type=data_type, purged=_PURGED)
+                    for statement in _statements(script):
+                        connection.exec_driver_sql(statement)
+                connection.exec_driver_sql(
+                    "INSERT INTO log_meta (name, value) VALUES (?, ?)", list(meta.items())
+                )
+        if meta["schema_version"] != SCHEMA_VERSION:
+            raise LogError(
+                f"the log has schema version {meta['schema_version']}, this Runfold knows "
+                f"{SCHEMA_VERSION}: use the version of Runfold that wrote it, or a later one"
+            )
+        return LogIdentity(meta["log_id"], meta["secret"])
+
+    def append(self, events: Sequence[NewEvent]) -> list[int]:
+        """See Log.append. One transaction, so one fsync, whatever the number of events."""
+        positions: list[int] = []
+        rows: dict[Lane, list[tuple[Any, ...]]] = {"journal": [], "points": []}
+        with self._writer.begin() as connection:
+            heads = {lane: self._last(connection, lane) for lane in LANES}
+            for event in events:
+                heads[event.lane] += 1
+                positions.append(heads[event.lane])
+                data = event.data.decode() if event.lane == "journal" else event.data
+                rows[event.lane].append(
+                    (
+                        heads[event.lane],
+                        event.type,
+                        event.version,
+                        event.subject,
+                        event.time,
+                        event.actor,
+                        event.origin,
+                        data,
+                    )
+                )
+            for lane, lane_rows in rows.items():
+                if lane_rows:
+                    connection.exec_driver_sql(
+                        f"INSERT INTO {lane} (position, type, version, subject, time, actor, "
+                        "origin, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        lane_rows,
+                    )
+        return positions
+
+    @staticmethod
+    def _last(connection: sa.Connection, lane: Lane) -> int:
+        return connection.exec_driver_sql(f"SELECT max(position) FROM {lane}").scalar() or 0
+
+    @staticmethod
+    def _event(lane: Lane, row: Any) -> Event:
+        data = row[8]
+        return Event(
+            lane,
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            row[4],
+            data.encode() if isinstance(data, str) else data,
+            row[5],
+            row[6],
+            bool(row[7]),
+        )
+
+    def read(self, lane: Lane, after: int, limit: int) -> list[Event]:
+        """See Log.read."""
+        with self._reader.connect() as connection:
+            rows = connection.exec_driver_sql(
+                f"SELECT {_COLUMNS} FROM {lane} WHERE position > ? ORDER BY position LIMIT ?",
+                (after, limit),
+            ).all()
+        return [self._event(lane, row) for row in rows]
+
+    def head(self, lane: Lane) -> int:
+        """See Log.head."""
+        with self._head_lock:
+            cursor = self._head_connection.cursor()
+            try:
+                cursor.execute(f"SELECT max(position) FROM {lane}")
+                row = cursor.fetchone()
+            finally:
+                cursor.close()
+        return int(row[0] or 0)
+
+    def about(self, lane: Lane, subject: str) -> Iterator[Event]:
+        """See Log.about. Reads a page at a time, so that a long history costs no memory."""
+        after = 0
+        while True:
+            with self._reader.connect() as connection:
+                rows = connection.exec_driver_sql(
+                    f"SELECT {_COLUMNS} FROM {lane} WHERE subject = ? AND position > ? "
+                    "ORDER BY position LIMIT ?",
+                    (subject, after, _PAGE),
+                ).all()
+            for row in rows:
+                yield self._event(lane, row)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    def scrub(self, subjects: Collection[str], keep: Callable[[Event], bytes]) -> int:
+        """See Log.scrub. Freed bytes are overwritten (secure_delete) and the WAL is emptied."""
+        count = 0
+        for lane in LANES:
+            for subject in subjects:
+                count += self._scrub_subject(lane, subject, keep)
+        self._empty_wal()
+        return count
+
+    def _scrub_subject(self, lane: Lane, subject: str, keep: Callable[[Event], bytes]) -> int:
+        count = 0
+        while True:
+            with self._writer.begin() as connection:
+                rows = connection.exec_driver_sql(
+                    f"SELECT {_COLUMNS} FROM {lane} WHERE subject = ? AND scrubbed = 0 "
+                    f"AND type NOT IN ({_PURGED}) LIMIT ?",
+                    (subject, _PAGE),
+                ).all()
+                events = [self._event(lane, row) for row in rows]
+                if events:
+                    changes = [(self._kept(lane, keep(event)), event.position) for event in events]
+                    connection.exec_driver_sql(
+                        f"UPDATE {lane} SET data = ?, scrubbed = 1 WHERE position = ?", changes
+                    )
+            count += len(rows)
+            if len(rows) < _PAGE:
+                return count
+
+    @staticmethod
+    def _kept(lane: Lane, data: bytes) -> str | bytes:
+        return data.decode() if lane == "journal" else data
+
+    def _empty_wal(self) -> None:
+        """Moves the WAL into the file and cuts it to nothing, for it holds the old pages."""
+        connection = self._writer.raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy = cursor.fetchone()[0]
+            cursor.close()
+        except SqliteError as error:
+            raise LogError(f"the log's WAL could not be emptied: {error}") from error
+        finally:
+            connection.close()
+        if busy:
+            raise LogError(
+                "the log's WAL could not be emptied: another process is reading an old state of "
+                "it; run the purge again"
+            )
+
+    def close(self) -> None:
+        """See Log.close."""
+        self._head_connection.close()
+        self._reader.dispose()
+        self._writer.dispose()

@@ -1,0 +1,15 @@
+"""Every view, in the order in which they fold an event: what can reject it comes first."""
+
+from __future__ import annotations
+
+from events.catalog import EVENT_TYPES
+from projections import experiments, metrics, runs
+from projections.view import EntityView
+
+VIEWS: tuple[EntityView, ...] = (
+    experiments.VIEW,
+    runs.VIEW,
+    metrics.VIEW,
+)
+
+__all__ = ["EVENT_TYPES", "VIEWS"]

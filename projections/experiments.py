@@ -1,0 +1,192 @@
+"""Experiments: their rows, the folds that make them, and the queries that read them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import sqlalchemy as sa
+
+from events.errors import ResourceAlreadyExists, ResourceDoesNotExist
+from events.event import Event
+from events.experiments import (
+    EXPERIMENT_CREATED,
+    EXPERIMENT_DELETED,
+    EXPERIMENT_RENAMED,
+    EXPERIMENT_RESTORED,
+    EXPERIMENT_TAG_DELETED,
+    EXPERIMENT_TAG_SET,
+    ExperimentCreated,
+    ExperimentRenamed,
+    ExperimentTagDeleted,
+    ExperimentTagSet,
+)
+from projections.lifecycle import (
+    ACTIVE,
+    DELETED,
+    active_experiment,
+    existing_experiment,
+    unknown_experiment,
+)
+from projections.schema import metadata
+from projections.state import Row, State
+from projections.view import EntityView
+
+experiments = sa.Table(
+    "experiments",
+    metadata,
+    sa.Column("experiment_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, index=True),
+    sa.Column("artifact_location", sa.Text, nullable=False),
+    sa.Column("lifecycle_stage", sa.Text, nullable=False),
+    sa.Column("creation_time", sa.BigInteger, nullable=False),
+    sa.Column("last_update_time", sa.BigInteger, nullable=False),
+)
+
+experiment_names = sa.Table(
+    "experiment_names",
+    metadata,
+    sa.Column("name_sha256", sa.Text, primary_key=True),
+    sa.Column("experiment_id", sa.Text, nullable=False),
+)
+"""Who has a name. By its hash, which a purge leaves in the log, so that the verdicts on others
+that wanted the name are the same in a rebuild."""
+
+experiment_tags = sa.Table(
+    "experiment_tags",
+    metadata,
+    sa.Column("experiment_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+
+def name_hash(name: str) -> str:
+    """What stands for an experiment's name where the name itself was purged."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _claim_name(state: State, name: str, experiment_id: str) -> None:
+    names = state.rows(experiment_names)
+    hashed = name_hash(name)
+    holder = names.get(hashed)
+    if holder is not None and holder["experiment_id"] != experiment_id:
+        raise ResourceAlreadyExists(f"Experiment(name={name}) already exists.")
+    names.put({"name_sha256": hashed, "experiment_id": experiment_id})
+
+
+def fold_created(state: State, event: Event, data: ExperimentCreated) -> None:
+    """A new experiment, where its name is free (deleted experiments keep theirs)."""
+    _claim_name(state, data.name, event.subject)
+    state.rows(experiments).put(
+        {
+            "experiment_id": event.subject,
+            "name": data.name,
+            "artifact_location": data.artifact_location,
+            "lifecycle_stage": ACTIVE,
+            "creation_time": data.creation_time,
+            "last_update_time": data.creation_time,
+        }
+    )
+    for tag in data.tags:
+        state.rows(experiment_tags).put(
+            {"experiment_id": event.subject, "key": tag.key, "value": tag.value}
+        )
+
+
+def fold_renamed(state: State, event: Event, data: ExperimentRenamed) -> None:
+    """Another name for an active experiment; its old name is free again."""
+    row = active_experiment(state, event.subject)
+    _claim_name(state, data.name, event.subject)
+    if row["name"] != data.name:
+        state.rows(experiment_names).delete(name_hash(row["name"]))
+    state.rows(experiments).put({**row, "name": data.name, "last_update_time": event.time})
+
+
+def fold_deleted(state: State, event: Event, _data: Any) -> None:
+    """The deleted stage; deleting twice is an error, as in MLflow."""
+    row = existing_experiment(state, event.subject)
+    if row["lifecycle_stage"] != ACTIVE:
+        raise unknown_experiment(event.subject)
+    state.rows(experiments).put({**row, "lifecycle_stage": DELETED, "last_update_time": event.time})
+
+
+def fold_restored(state: State, event: Event, _data: Any) -> None:
+    """Active again; restoring what is active is an error, as in MLflow."""
+    row = existing_experiment(state, event.subject)
+    if row["lifecycle_stage"] != DELETED:
+        raise unknown_experiment(event.subject)
+    state.rows(experiments).put({**row, "lifecycle_stage": ACTIVE, "last_update_time": event.time})
+
+
+def fold_tag_set(state: State, event: Event, data: ExperimentTagSet) -> None:
+    """The last write wins."""
+    row = active_experiment(state, event.subject)
+    state.rows(experiment_tags).put(
+        {"experiment_id": event.subject, "key": data.key, "value": data.value}
+    )
+    state.rows(experiments).put({**row, "last_update_time": event.time})
+
+
+def fold_tag_deleted(state: State, event: Event, data: ExperimentTagDeleted) -> None:
+    """Removing a tag that is not there is an error, as in MLflow."""
+    row = active_experiment(state, event.subject)
+    tags = state.rows(experiment_tags)
+    if tags.get(event.subject, data.key) is None:
+        raise ResourceDoesNotExist(
+            f"No tag with key '{data.key}' in experiment with ID {event.subject}"
+        )
+    tags.delete(event.subject, data.key)
+    state.rows(experiments).put({**row, "last_update_time": event.time})
+
+
+def get_experiment(connection: sa.Connection, experiment_id: str) -> Row:
+    """The experiment's row with `tags`, in any stage. Raises ResourceDoesNotExist."""
+    found = connection.execute(
+        sa.select(experiments).where(experiments.c.experiment_id == experiment_id)
+    ).first()
+    if found is None:
+        raise unknown_experiment(experiment_id)
+    return _with_tags(connection, [dict(found._mapping)])[0]
+
+
+def get_experiment_by_name(connection: sa.Connection, name: str) -> Row:
+    """The experiment of this name, in any stage. Raises ResourceDoesNotExist."""
+    found = connection.execute(sa.select(experiments).where(experiments.c.name == name)).first()
+    if found is None:
+        raise ResourceDoesNotExist(f"Could not find experiment with name '{name}'")
+    return _with_tags(connection, [dict(found._mapping)])[0]
+
+
+def name_holder(connection: sa.Connection, name: str) -> str | None:
+    """The id of the experiment that has this name, or None."""
+    found = connection.execute(
+        sa.select(experiment_names.c.experiment_id).where(
+            experiment_names.c.name_sha256 == name_hash(name)
+        )
+    ).scalar()
+    return None if found is None else str(found)
+
+
+def _with_tags(connection: sa.Connection, rows: list[Row]) -> list[Row]:
+    by_id: dict[str, dict[str, str]] = {row["experiment_id"]: {} for row in rows}
+    found = connection.execute(
+        sa.select(experiment_tags).where(experiment_tags.c.experiment_id.in_(list(by_id)))
+    )
+    for experiment_id, key, value in found:
+        by_id[experiment_id][key] = value
+    return [{**row, "tags": by_id[row["experiment_id"]]} for row in rows]
+
+
+VIEW = EntityView(
+    name="experiments",
+    tables=(experiments, experiment_names, experiment_tags),
+    folds={
+        EXPERIMENT_CREATED: fold_created,
+        EXPERIMENT_RENAMED: fold_renamed,
+        EXPERIMENT_DELETED: fold_deleted,
+        EXPERIMENT_RESTORED: fold_restored,
+        EXPERIMENT_TAG_SET: fold_tag_set,
+        EXPERIMENT_TAG_DELETED: fold_tag_deleted,
+    },
+)

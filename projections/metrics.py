@@ -1,0 +1,173 @@
+"""Metrics: the latest value of each key, and the blocks of points that are not sealed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from events.codec import Block, encode_block, join_blocks
+from events.event import Event
+from events.metrics import POINTS_LOGGED, block_of
+from events.runs import RUN_BATCH_LOGGED, RUN_CREATED, RUN_PURGED, RunBatchLogged
+from projections.schema import metadata
+from projections.state import Row, State
+from projections.view import EntityView
+
+IDS_MAX = 500
+KEEP_BLOCK_FROM_POINTS = 256
+"""An event with so many points is stored as a block as it came; smaller ones are joined."""
+
+latest_metrics = sa.Table(
+    "latest_metrics",
+    metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("timestamp", sa.BigInteger, nullable=False),
+    sa.Column("step", sa.BigInteger, nullable=False),
+    sa.Column("is_nan", sa.Boolean, nullable=False),
+    sa.Index("latest_metrics_by_value", "key", "is_nan", "value", "run_id"),
+    sqlite_with_rowid=False,
+)
+"""For each key the point with the greatest (step, timestamp, value). NaN is stored and compared
+as 0 with `is_nan`, as in MLflow; the infinities as they are."""
+
+blocks = sa.Table(
+    "blocks",
+    metadata,
+    sa.Column("block_id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.Text, nullable=False, index=True),
+    sa.Column("points", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+"""Points that are in no segment yet, in the log's columnar form (events/codec.py)."""
+
+_COLLECTED = "points"
+
+
+def fold_run_created(state: State, event: Event, _data: Any) -> None:
+    """A new run has no metrics: nothing to look for when its first come."""
+    state.rows(latest_metrics).begin_group(event.subject)
+
+
+def fold_batch_logged(state: State, event: Event, data: RunBatchLogged) -> None:
+    """The points of a batch that also had params or tags."""
+    if data.metrics:
+        block = block_of(data.metrics)
+        state.collect(_COLLECTED).append((event.subject, block, encode_block(block)))
+
+
+def fold_points(state: State, event: Event, block: Block) -> None:
+    """The points of a batch of metrics alone."""
+    state.collect(_COLLECTED).append((event.subject, block, event.data))
+
+
+def fold_run_purged(state: State, event: Event, _data: Any) -> None:
+    """Latest values and blocks go; the sealer's segments are rewritten by gc."""
+    collected = state.collect(_COLLECTED)
+    collected[:] = [item for item in collected if item[0] != event.subject]
+    state.execute(sa.delete(latest_metrics).where(latest_metrics.c.run_id == event.subject))
+    state.execute(sa.delete(blocks).where(blocks.c.run_id == event.subject))
+
+
+def finish(state: State) -> None:
+    """Stores the blocks that the batch's events brought, and moves the latest values on."""
+    collected = state.collect(_COLLECTED)
+    if not collected:
+        return
+    by_run: dict[str, list[tuple[Block, bytes]]] = {}
+    for run_id, block, data in collected:
+        if len(block):
+            by_run.setdefault(run_id, []).append((block, data))
+    collected.clear()
+    rows: list[tuple[str, int, bytes]] = []
+    for run_id, given in by_run.items():
+        joined = join_blocks([block for block, _ in given])
+        _move_latest(state, run_id, joined)
+        rows.extend(_block_rows(run_id, given))
+    state.connection.exec_driver_sql(
+        str(
+            sa.insert(blocks).compile(
+                dialect=state.connection.dialect, column_keys=["run_id", "points", "data"]
+            )
+        ),
+        rows,
+    )
+
+
+def _block_rows(run_id: str, given: list[tuple[Block, bytes]]) -> Iterator[tuple[str, int, bytes]]:
+    small: list[Block] = []
+    for block, data in given:
+        if len(block) >= KEEP_BLOCK_FROM_POINTS:
+            yield run_id, len(block), data
+        else:
+            small.append(block)
+    if small:
+        joined = join_blocks(small)
+        yield run_id, len(joined), encode_block(joined)
+
+
+def _move_latest(state: State, run_id: str, block: Block) -> None:
+    keys: dict[str, int] = {}
+    mapping = np.array([keys.setdefault(s.key, len(keys)) for s in block.series], np.uint32)
+    key_index = mapping[block.index]
+    is_nan = np.isnan(block.values)
+    compared = np.where(is_nan, 0.0, block.values)
+    # NaN and 0 at one step and time are a tie to MLflow; is_nan makes the winner independent of
+    # the order in which they came.
+    order = np.lexsort((is_nan, compared, block.timestamps, block.steps, key_index))
+    ordered = key_index[order]
+    last = order[np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))]
+    names = list(keys)
+    rows = state.rows(latest_metrics)
+    for place in last.tolist():
+        key = names[key_index[place]]
+        new = (
+            int(block.steps[place]),
+            int(block.timestamps[place]),
+            float(compared[place]),
+            bool(is_nan[place]),
+        )
+        old = rows.get(run_id, key)
+        if old is None or new > (old["step"], old["timestamp"], old["value"], old["is_nan"]):
+            rows.put(
+                {
+                    "run_id": run_id,
+                    "key": key,
+                    "value": new[2],
+                    "timestamp": new[1],
+                    "step": new[0],
+                    "is_nan": new[3],
+                }
+            )
+
+
+def latest_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, list[Row]]:
+    """For each run the rows of its latest metrics, in order of key."""
+    found: dict[str, list[Row]] = {run_id: [] for run_id in run_ids}
+    for start in range(0, len(run_ids), IDS_MAX):
+        chunk = list(run_ids[start : start + IDS_MAX])
+        statement = (
+            sa.select(latest_metrics)
+            .where(latest_metrics.c.run_id.in_(chunk))
+            .order_by(latest_metrics.c.run_id, latest_metrics.c.key)
+        )
+        for row in connection.execute(statement):
+            found[row.run_id].append(dict(row._mapping))
+    return found
+
+
+VIEW = EntityView(
+    name="metrics",
+    tables=(latest_metrics, blocks),
+    folds={
+        RUN_CREATED: fold_run_created,
+        RUN_BATCH_LOGGED: fold_batch_logged,
+        POINTS_LOGGED: fold_points,
+        RUN_PURGED: fold_run_purged,
+    },
+    finish=finish,
+)

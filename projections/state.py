@@ -1,0 +1,199 @@
+"""What a fold sees of the views: rows by primary key, read once and written back in batches.
+
+A fold changes rows in memory. The projector writes all changed rows of a batch of events with one
+statement a table, in the transaction that also moves the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from projections.schema import metadata
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+_MISSING: Any = object()
+
+
+@lru_cache(maxsize=256)
+def _statements(table: sa.Table, dialect: str) -> tuple[str, str, str, str]:
+    """The table's statements for one row or group: read one, read a group, upsert, delete."""
+    names = [column.name for column in table.columns]
+    keys = [column.name for column in table.primary_key.columns]
+    rest = [name for name in names if name not in keys]
+    compiler: Any = {"sqlite": sqlite, "postgresql": postgresql, "mysql": mysql}[dialect].dialect()
+
+    def text(statement: Any) -> str:
+        return str(statement.compile(dialect=compiler, compile_kwargs={"render_postcompile": True}))
+
+    by_key = sa.and_(*(table.c[name] == sa.bindparam(f"key_{name}") for name in keys))
+    one = text(sa.select(*table.columns).where(by_key))
+    group = text(sa.select(*table.columns).where(table.c[keys[0]] == sa.bindparam("prefix")))
+    remove = text(sa.delete(table).where(by_key))
+    if dialect == "mysql":
+        insert: Any = mysql.insert(table)
+        changes: Any = {name: insert.inserted[name] for name in rest} or {
+            keys[0]: insert.inserted[keys[0]]
+        }
+        upsert = text(insert.on_duplicate_key_update(changes))
+    else:
+        module: Any = sqlite if dialect == "sqlite" else postgresql
+        insert = module.insert(table)
+        if rest:
+            changes = {name: insert.excluded[name] for name in rest}
+            upsert = text(insert.on_conflict_do_update(index_elements=keys, set_=changes))
+        else:
+            upsert = text(insert.on_conflict_do_nothing(index_elements=keys))
+    return one, group, upsert, remove
+
+
+class Rows:
+    """The rows of one table, by primary key.
+
+    Rows are dicts with every column; they are replaced, never changed in place.
+    """
+
+    def __init__(self, state: State, table: sa.Table) -> None:
+        self._state = state
+        self._table = table
+        self._names = [column.name for column in table.columns]
+        self._key_names = [column.name for column in table.primary_key.columns]
+        self._rows: dict[Key, Row | None] = {}
+        self._groups: dict[Any, set[Key]] = {}
+        self._complete: set[Any] = set()
+        self._dirty: dict[Key, None] = {}
+        self._fresh: set[Key] = set()
+
+    def get(self, *key: Any) -> Row | None:
+        """The row with this primary key, or None."""
+        row = self._rows.get(key, _MISSING)
+        if row is not _MISSING:
+            return row  # type: ignore[no-any-return]
+        if key[0] in self._complete:
+            return None
+        if len(self._key_names) > 1:
+            self.group(key[0])
+            return self._rows.get(key)
+        one, _, _, _ = _statements(self._table, self._state.dialect)
+        found = self._state.connection.exec_driver_sql(one, key).first()
+        self._rows[key] = None if found is None else dict(zip(self._names, found, strict=True))
+        return self._rows[key]
+
+    def group(self, prefix: Any) -> list[Row]:
+        """All rows whose first primary-key column has this value."""
+        members = self._groups.setdefault(prefix, set())
+        if prefix not in self._complete:
+            _, group, _, _ = _statements(self._table, self._state.dialect)
+            for found in self._state.connection.exec_driver_sql(group, (prefix,)):
+                row = dict(zip(self._names, found, strict=True))
+                key = tuple(row[name] for name in self._key_names)
+                if key not in self._rows:
+                    self._rows[key] = row
+                    members.add(key)
+            self._complete.add(prefix)
+        rows = (self._rows[key] for key in members)
+        return [row for row in rows if row is not None]
+
+    def begin_group(self, prefix: Any) -> None:
+        """Says that no row with this prefix is stored: spares the look for a new run's rows."""
+        self._groups.setdefault(prefix, set())
+        self._complete.add(prefix)
+
+    def put(self, row: Row) -> None:
+        """Adds or replaces the row with this primary key; every column must be given."""
+        self._set(tuple(row[name] for name in self._key_names), row)
+
+    def delete(self, *key: Any) -> None:
+        """Removes the row with this primary key, where there is one."""
+        self._set(key, None)
+
+    def _set(self, key: Key, row: Row | None) -> None:
+        before = self._rows.get(key, _MISSING)
+        was_dirty = key in self._dirty
+        self._state.undo.append(lambda: self._restore(key, before, was_dirty))
+        self._rows[key] = row
+        self._groups.setdefault(key[0], set()).add(key)
+        self._dirty[key] = None
+
+    def _restore(self, key: Key, before: Row | None, was_dirty: bool) -> None:
+        if before is _MISSING:
+            self._rows.pop(key, None)
+            self._groups[key[0]].discard(key)
+        else:
+            self._rows[key] = before
+        if not was_dirty:
+            self._dirty.pop(key, None)
+
+    def flush(self) -> None:
+        """Writes the changed rows: one upsert and one delete statement for all of them."""
+        _, _, upsert, remove = _statements(self._table, self._state.dialect)
+        changed = [(key, self._rows[key]) for key in self._dirty]
+        gone = [key for key, row in changed if row is None]
+        kept = [tuple(row[n] for n in self._names) for _, row in changed if row is not None]
+        if gone:
+            self._state.connection.exec_driver_sql(remove, gone)
+        if kept:
+            self._state.connection.exec_driver_sql(upsert, kept)
+        self._dirty.clear()
+
+    def forget(self) -> None:
+        """Drops what was read, so that it is read again."""
+        self._rows.clear()
+        self._groups.clear()
+        self._complete.clear()
+
+
+class State:
+    """All tables as the folds of one batch see and change them."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
+        self.dialect = connection.dialect.name
+        self.undo: list[Callable[[], None]] = []
+        self._tables: dict[sa.Table, Rows] = {}
+        self._collected: dict[str, list[Any]] = {}
+
+    def rows(self, table: sa.Table | str) -> Rows:
+        """The rows of a table; by its name where it belongs to another entity."""
+        if isinstance(table, str):
+            table = metadata.tables[table]
+        rows = self._tables.get(table)
+        if rows is None:
+            rows = self._tables[table] = Rows(self, table)
+        return rows
+
+    def collect(self, name: str) -> list[Any]:
+        """A list that folds of this batch add to, for a view that writes it all at once in its
+        `finish` (see EntityView). Only folds that never reject may use it."""
+        return self._collected.setdefault(name, [])
+
+    def execute(self, statement: sa.Executable) -> None:
+        """Runs a set-based statement on the stored rows, for what concerns many of them.
+
+        Everything changed so far is written first and everything read is forgotten, so a fold
+        calls it only after all its checks: it can't be undone alone.
+        """
+        self.flush()
+        self.connection.execute(statement)
+        for rows in self._tables.values():
+            rows.forget()
+        self.undo.clear()
+
+    def flush(self) -> None:
+        """Writes all changed rows."""
+        for rows in self._tables.values():
+            rows.flush()
+
+    def undo_event(self) -> None:
+        """Takes back what was put since the last `keep_event`."""
+        while self.undo:
+            self.undo.pop()()
+
+    def keep_event(self) -> None:
+        """Lets stand what was put."""
+        self.undo.clear()

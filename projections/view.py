@@ -1,0 +1,35 @@
+"""What a view declares: its tables, and which fold takes which event into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from events.event import Event, EventType
+from projections.state import State
+
+Fold = Callable[[State, Event, Any], None]
+"""Takes an event and its decoded data into the rows. Raises a RunfoldError to reject it."""
+
+Finish = Callable[[State], None]
+"""Runs once at the end of a batch, before the rows are written."""
+
+
+@dataclass(frozen=True)
+class EntityView:
+    """The view of one kind of thing."""
+
+    name: str
+    tables: Sequence[sa.Table]
+    folds: Mapping[EventType[Any], Fold]
+    version: int = 1
+    """Counted up when a fold changes its meaning: the views are then rebuilt at the next start."""
+    scrubbed: Mapping[EventType[Any], Callable[[State, Event], None]] = field(default_factory=dict)
+    """Folds of scrubbed events; types not named leave no row."""
+    finish: Finish | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.name)
