@@ -227,7 +227,8 @@ class SqliteLog:
         try:
             cursor = connection.cursor()
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            busy = cursor.fetchone()[0]
+            row = cursor.fetchone()
+            busy = row is None or row[0]
             cursor.close()
         except SqliteError as error:
             raise LogError(f"the log's WAL could not be emptied: {error}") from error

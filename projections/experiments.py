@@ -77,6 +77,8 @@ def _claim_name(state: State, name: str, experiment_id: str) -> None:
 
 def fold_created(state: State, event: Event, data: ExperimentCreated) -> None:
     """A new experiment, where its name is free (deleted experiments keep theirs)."""
+    if state.rows(experiments).get(event.subject) is not None:
+        raise ResourceAlreadyExists(f"Experiment with id={event.subject} already exists.")
     _claim_name(state, data.name, event.subject)
     state.rows(experiments).put(
         {

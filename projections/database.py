@@ -1,0 +1,191 @@
+"""The views' database: one SQLite file that can be deleted and made again at any time.
+
+A new file always takes the old one's place by a rename. Every process sees by the file's inode
+that it was replaced, and opens the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from events.errors import TemporarilyUnavailable
+from events.event import LANES, Lane
+from events.sqlite import SqliteError, open_engine
+from projections.catalog import VIEWS
+from projections.folding import Checkpoint
+from projections.schema import metadata, view_meta
+
+_CHECKPOINTS = "SELECT lane, position, lifecycle, rejected, stopped FROM checkpoints"
+SIDE_FILES = ("-wal", "-shm")
+
+
+def fingerprint(log_id: str) -> str:
+    """What these views must have been made with to be used: this log, these tables, these folds."""
+    digest = hashlib.sha256(log_id.encode())
+    for view in VIEWS:
+        digest.update(f"{view.name} {view.version}\n".encode())
+    for table in metadata.sorted_tables:
+        digest.update(str(sa.schema.CreateTable(table)).encode())
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            digest.update(str(sa.schema.CreateIndex(index)).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    inode: int
+    writer: sa.Engine
+    reader: sa.Engine
+    watch: Any
+    """A plain connection for the checkpoints, which are read at every request."""
+
+
+class Views:
+    """The views' database as readers and the projector use it; safe among threads."""
+
+    def __init__(self, path: Path, log_id: str) -> None:
+        self.path = path
+        self.fingerprint = fingerprint(log_id)
+        self._lock = threading.Lock()
+        self._watch_lock = threading.Lock()
+        self._opened: _Opened | None = None
+
+    def create(self) -> bool:
+        """Makes the file, where there is none or one that other code or another log made.
+
+        Only for who holds the projector's lock. Returns whether the views start empty.
+        """
+        if self._is_current():
+            return False
+        self.close()
+        new = self.path.with_name(f"{self.path.name}.new-{secrets.token_hex(4)}")
+        make_empty(new, self.fingerprint)
+        put_in_place(new, self.path)
+        return True
+
+    def _is_current(self) -> bool:
+        if not self.path.exists():
+            return False
+        try:
+            with self._current().reader.connect() as connection:
+                return _stored_fingerprint(connection) == self.fingerprint
+        except (sa.exc.DatabaseError, TemporarilyUnavailable):
+            return False
+
+    def _current(self) -> _Opened:
+        """The engines of the file that is there now."""
+        try:
+            inode = os.stat(self.path).st_ino  # noqa: PTH116 (a hot path: Path.stat is slower)
+        except FileNotFoundError:
+            raise TemporarilyUnavailable(
+                "The views are not there yet: they are being made from the log. Try again shortly."
+            ) from None
+        opened = self._opened
+        if opened is not None and opened.inode == inode:
+            return opened
+        with self._lock:
+            opened = self._opened
+            if opened is not None and opened.inode == inode:
+                return opened
+            self._close_opened()
+            reader = open_engine(self.path, synchronous="NORMAL", read_only=True, cache_mb=8)
+            writer = open_engine(
+                self.path, synchronous="NORMAL", secure_delete=True, cache_mb=16, pool_size=2
+            )
+            self._opened = _Opened(inode, writer, reader, reader.raw_connection())
+            return self._opened
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection in a read transaction: one snapshot throughout."""
+        with self._current().reader.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A connection in a write transaction, committed at the end."""
+        with self._current().writer.begin() as connection:
+            yield connection
+
+    def checkpoints(self) -> dict[Lane, Checkpoint]:
+        """How far each lane is folded. Raises TemporarilyUnavailable while there are no views."""
+        opened = self._current()
+        with self._watch_lock:
+            try:
+                cursor = opened.watch.cursor()
+                cursor.execute(_CHECKPOINTS)
+                rows = cursor.fetchall()
+                cursor.close()
+            except SqliteError as error:
+                raise TemporarilyUnavailable(f"The views can't be read: {error}") from error
+        found: dict[Lane, Checkpoint] = {lane: Checkpoint() for lane in LANES}
+        found.update((row[0], Checkpoint(*row[1:])) for row in rows)
+        return found
+
+    def require_current(self) -> None:
+        """Raises TemporarilyUnavailable where the file was made by other code or another log."""
+        if not self._is_current():
+            raise TemporarilyUnavailable(
+                "The views are being made from the log. Try again shortly."
+            )
+
+    def _close_opened(self) -> None:
+        if self._opened is not None:
+            with self._watch_lock, contextlib.suppress(SqliteError):
+                self._opened.watch.close()
+            self._opened.reader.dispose()
+            self._opened.writer.dispose()
+            self._opened = None
+
+    def close(self) -> None:
+        """Closes what is open; the next use opens it again."""
+        with self._lock:
+            self._close_opened()
+
+
+def make_empty(path: Path, made_with: str) -> None:
+    """A file of empty views at this path, whole and without side files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(path, synchronous="NORMAL")
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        connection.execute(sa.insert(view_meta).values(name="fingerprint", value=made_with))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("COMMIT")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.exec_driver_sql("BEGIN")
+    engine.dispose()
+
+
+def put_in_place(new: Path, live: Path) -> None:
+    """Renames a whole, closed file of views over the live one.
+
+    The old file's WAL goes first: SQLite must never replay it into the new file. Who has the old
+    one open keeps reading it until it looks at the inode again.
+    """
+    for suffix in SIDE_FILES:
+        live.with_name(live.name + suffix).unlink(missing_ok=True)
+        new.with_name(new.name + suffix).unlink(missing_ok=True)
+    new.rename(live)
+    folder = os.open(live.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _stored_fingerprint(connection: sa.Connection) -> str | None:
+    found = connection.execute(
+        sa.select(view_meta.c.value).where(view_meta.c.name == "fingerprint")
+    ).scalar()
+    return None if found is None else str(found)

@@ -1,0 +1,122 @@
+"""The projector: folds both lanes of the log into the views and keeps their checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from events.event import LANES, Lane
+from events.log import Log
+from projections.database import Views
+from projections.folding import fold_batch, read_checkpoint
+
+logger = structlog.get_logger(__name__)
+
+BATCH_EVENTS: dict[Lane, int] = {"journal": 1_000, "points": 128}
+"""Events in one transaction: enough to share its cost, few enough that readers wait little."""
+POLL_S = 0.05
+"""How long to wait for a wake-up before looking at the log anyway."""
+RETRY_STOPPED_S = 2.0
+RETRY_FAILED_S = 0.5
+
+
+class AlreadyRunning(Exception):
+    """Another process folds these views already: a server runs on this folder."""
+
+
+@contextlib.contextmanager
+def projector_lock(views_path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Holds the right to fold these views; the operating system frees it with the process.
+
+    Raises AlreadyRunning where another process has it for longer than `wait_s`.
+    """
+    views_path.parent.mkdir(parents=True, exist_ok=True)
+    path = views_path.with_name(views_path.name + ".lock")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + wait_s
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise AlreadyRunning(
+                        f"another process is folding {views_path}: a Runfold server runs on this "
+                        "folder already. Stop it first, or give another --home."
+                    ) from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)
+
+
+class Projector:
+    """Folds events in order, a batch a transaction, and stops a lane at what it can't fold."""
+
+    def __init__(self, log: Log, views: Views, folded: Callable[[], None] = lambda: None) -> None:
+        """`folded` is called after each batch, to wake who waits for it."""
+        self._log = log
+        self._views = views
+        self._folded = folded
+        self._stopped: dict[Lane, str] = {}
+        self._retry_at: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
+
+    def step(self, lane: Lane, limit: int | None = None) -> int:
+        """Folds the next batch of a lane; returns how many events were folded."""
+        if time.monotonic() < self._retry_at[lane]:
+            return 0
+        with self._views.read() as connection:
+            before = read_checkpoint(connection, lane)
+        events = self._log.read(lane, before.position, limit or BATCH_EVENTS[lane])
+        if not events:
+            return 0
+        with self._views.write() as connection:
+            # Another file of views may have taken this one's place since the look above.
+            if read_checkpoint(connection, lane).position != before.position:
+                return 1
+            after = fold_batch(connection, lane, events)
+        if after.stopped is not None:
+            self._retry_at[lane] = time.monotonic() + RETRY_STOPPED_S
+            if self._stopped.get(lane) != after.stopped:
+                logger.error("folding stopped", lane=lane, at=after.stopped)
+                self._stopped[lane] = after.stopped
+        else:
+            self._stopped.pop(lane, None)
+        if after != before:
+            self._folded()
+        return after.position - before.position
+
+    def catch_up(self, progress: Callable[[Lane, int], None] = lambda _lane, _count: None) -> None:
+        """Folds all that the log holds now. Ends early where a lane stops."""
+        for lane in LANES:
+            head = self._log.head(lane)
+            while head > self._views.checkpoints()[lane].position:
+                count = self.step(lane)
+                if count == 0:
+                    break
+                progress(lane, count)
+
+    def run(self, stop: threading.Event, wake_fd: int | None) -> None:
+        """Folds until told to stop. `wake_fd`: a pipe that gets a byte when the log has grown;
+        its end means that the server is gone."""
+        while not stop.is_set():
+            try:
+                if self.step("journal") + self.step("points"):
+                    continue
+            except Exception:
+                logger.exception("folding failed; trying again")
+                stop.wait(RETRY_FAILED_S)
+                continue
+            if wake_fd is None:
+                stop.wait(POLL_S)
+            elif select.select([wake_fd], [], [], POLL_S)[0] and not os.read(wake_fd, 65_536):
+                return
