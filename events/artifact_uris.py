@@ -117,3 +117,10 @@ def _proxied_path(uri: str) -> str:
     if not route:
         raise InvalidParameterValue(f"This server does not reach the artifacts at {uri[:200]!r}.")
     return safe_path(inside)
+
+
+def join_uri(root: str, *parts: str) -> str:
+    """A URI below another; what follows a `?` or `#` of the root stays at the end."""
+    split = urlsplit(root)
+    path = "/".join((split.path.rstrip("/"), *parts))
+    return split._replace(path=path).geturl() if split.scheme else path

@@ -121,7 +121,8 @@ class LocalBlobs:
                 folder.rename(trash / "deleted")
             return sum(len(files) for _, _, files in os.walk(trash))
         finally:
-            shutil.rmtree(trash, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(trash)
 
     def _locate(self, path: str, *, follow_last: bool = True) -> Path:
         """The file that a safe path names. Raises for one that a symbolic link leads away from."""

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +85,7 @@ class Views:
 
     def _current(self) -> _Opened:
         """The engines of the file that is there now."""
-        try:
-            inode = os.stat(self.path).st_ino  # noqa: PTH116 (a hot path: Path.stat is slower)
-        except FileNotFoundError:
-            raise TemporarilyUnavailable(
-                "The views are not there yet: they are being made from the log. Try again shortly."
-            ) from None
+        inode = self._inode()
         opened = self._opened
         if opened is not None and opened.inode == inode:
             return opened
@@ -104,6 +100,18 @@ class Views:
             )
             self._opened = _Opened(inode, writer, reader, reader.raw_connection())
             return self._opened
+
+    def _inode(self) -> int:
+        for wait_s in (0.0, 0.005, 0.05, None):
+            try:
+                return os.stat(self.path).st_ino  # noqa: PTH116 (hot: Path.stat is slower)
+            except FileNotFoundError:
+                # A new file may be about to take the old one's place.
+                if wait_s is not None:
+                    time.sleep(wait_s)
+        raise TemporarilyUnavailable(
+            "The views are not there yet: they are being made from the log. Try again shortly."
+        )
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -168,15 +176,20 @@ def make_empty(path: Path, made_with: str) -> None:
 
 
 def put_in_place(new: Path, live: Path) -> None:
-    """Renames a whole, closed file of views over the live one.
+    """Puts a whole, closed file of views in the live one's place.
 
-    The old file's WAL goes first: SQLite must never replay it into the new file. Who has the old
-    one open keeps reading it until it looks at the inode again.
+    The live file goes first, then its WAL, which SQLite must never replay into another file; a
+    crash in between leaves no views, and the projector makes them again. Who has the old file open
+    keeps reading it until it looks at the inode again.
     """
+    old = live.with_name(f"{live.name}.old-{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        live.rename(old)
     for suffix in SIDE_FILES:
         live.with_name(live.name + suffix).unlink(missing_ok=True)
         new.with_name(new.name + suffix).unlink(missing_ok=True)
     new.rename(live)
+    old.unlink(missing_ok=True)
     folder = os.open(live.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

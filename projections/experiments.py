@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from events.experiments import (
     ExperimentTagDeleted,
     ExperimentTagSet,
 )
+from projections.filter_language import EXPERIMENTS, OrderBy, parse_filter, parse_order_by
 from projections.lifecycle import (
     ACTIVE,
     DELETED,
@@ -28,7 +30,9 @@ from projections.lifecycle import (
     existing_experiment,
     unknown_experiment,
 )
+from projections.page_tokens import Position
 from projections.schema import metadata
+from projections.search import Searchable, Values, in_view, search
 from projections.state import Row, State
 from projections.view import EntityView
 
@@ -178,6 +182,56 @@ def _with_tags(connection: sa.Connection, rows: list[Row]) -> list[Row]:
     for experiment_id, key, value in found:
         by_id[experiment_id][key] = value
     return [{**row, "tags": by_id[row["experiment_id"]]} for row in rows]
+
+
+SEARCH = Searchable(
+    table=experiments,
+    id=experiments.c.experiment_id,
+    attributes={
+        "name": experiments.c.name,
+        "experiment_id": experiments.c.experiment_id,
+        "creation_time": experiments.c.creation_time,
+        "last_update_time": experiments.c.last_update_time,
+    },
+    # Ids are whole numbers as text: they sort as numbers.
+    sort_by={"experiment_id": sa.cast(experiments.c.experiment_id, sa.BigInteger)},
+    default_order=(
+        OrderBy("attribute", "creation_time", False),
+        OrderBy("attribute", "experiment_id"),
+    ),
+    tail_order=(OrderBy("attribute", "experiment_id", False),),
+    tags=Values(
+        experiment_tags,
+        experiment_tags.c.experiment_id,
+        experiment_tags.c.value,
+        experiment_tags.c.key,
+    ),
+)
+
+
+def search_experiments(
+    connection: sa.Connection,
+    *,
+    filter_text: str | None,
+    order_by: Sequence[str],
+    view: str,
+    limit: int,
+    after: Position | None,
+) -> tuple[list[Row], Position | None]:
+    """A page of experiments with `tags`, and where the next begins.
+
+    Raises InvalidParameterValue for what is wrong with the filter or the order.
+    """
+    page = search(
+        connection,
+        SEARCH,
+        clauses=parse_filter(EXPERIMENTS, filter_text),
+        order_by=parse_order_by(EXPERIMENTS, order_by),
+        scope=[in_view(experiments.c.lifecycle_stage, view)],
+        limit=limit,
+        after=after,
+    )
+    return _with_tags(connection, page.rows), page.next_after
 
 
 VIEW = EntityView(

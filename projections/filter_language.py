@@ -21,11 +21,12 @@ LISTED_VALUES_MAX = 1_000
 """How many values all lists of one filter may hold together."""
 FILTER_WITH_LISTS_BYTES_MAX = 262_144
 ORDER_BY_MAX = 20
+ID_DIGITS_MAX = 100
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 Kind = Literal["attribute", "metric", "param", "tag", "dataset"]
-ValueType = Literal["text", "number", "integer", "id"]
+ValueType = Literal["text", "real", "number", "integer", "id"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ class OrderBy:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field may be compared with, and how. An `id` is a number that is held as text."""
+    """What a field may be compared with, and how.
+
+    A `real` is always compared as a double; a `number` is an integer that may also be compared with
+    a fraction, an `integer` may not; an `id` is an integer that is held as text.
+    """
 
     type: ValueType
     comparators: tuple[str, ...]
@@ -82,6 +87,7 @@ _TEXTUAL = ("=", "!=", "LIKE", "ILIKE")
 _LISTED = ("IN", "NOT IN")
 _NULLITY = ("IS NULL", "IS NOT NULL")
 
+_REAL = Rule("real", _NUMERIC)
 _NUMBER = Rule("number", _NUMERIC)
 _INTEGER = Rule("integer", _NUMERIC)
 _TEXT = Rule("text", _TEXTUAL)
@@ -115,7 +121,7 @@ RUNS = Language(
         "start_time": _NUMBER,
         "end_time": _NUMBER,
     },
-    keyed={"metric": _NUMBER, "param": _TEXT_OR_NULL, "tag": _TEXT_OR_NULL},
+    keyed={"metric": _REAL, "param": _TEXT_OR_NULL, "tag": _TEXT_OR_NULL},
     datasets={"name": _TEXT_OR_LIST, "digest": _TEXT_OR_LIST, "context": _TEXT_OR_LIST},
     aliases={
         "created": "start_time",
@@ -162,7 +168,7 @@ LOGGED_MODELS = Language(
         "creation_timestamp": _NUMBER,
         "last_updated_timestamp": _NUMBER,
     },
-    keyed={"metric": _NUMBER, "param": _TEXT_OR_LIST, "tag": _TEXT_OR_LIST},
+    keyed={"metric": _REAL, "param": _TEXT_OR_LIST, "tag": _TEXT_OR_LIST},
     aliases={
         "creation_time": "creation_timestamp",
         "creation_timestamp_ms": "creation_timestamp",
@@ -267,7 +273,7 @@ def _resolve(language: Language, written: Field) -> tuple[Kind, str, Rule]:
 
 
 def _single(language: Language, rule: Rule, written: str, value: Value) -> str | int | float:
-    if rule.type in ("number", "integer"):
+    if rule.type in ("real", "number", "integer"):
         if value.form != "number":
             raise InvalidParameterValue(
                 f"Expected a number without quotes for '{written}', found {value.text!r}"
@@ -295,6 +301,8 @@ def _listed(rule: Rule, written: str, value: Value) -> tuple[str, ...]:
 
 def _number(rule: Rule, written: str, text: str) -> int | float:
     digits = text.removeprefix("-")
+    if rule.type == "real":
+        return float(text)
     if digits.isdecimal() and len(digits) < 20 and INT64_MIN <= int(text) <= INT64_MAX:
         return int(text)
     if rule.type == "integer":
@@ -304,10 +312,11 @@ def _number(rule: Rule, written: str, text: str) -> int | float:
 
 def _id(written: str, text: str) -> str:
     """An id as it is stored: `"007"` means experiment 7, as it does in MLflow."""
-    digits = text.strip()
-    if not (digits.isascii() and digits.isdecimal()) or len(digits) > 100:
+    number = text.strip()
+    digits = number.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()) or len(digits) > ID_DIGITS_MAX:
         raise InvalidParameterValue(f"Invalid id {text!r} for '{written}': it must be an integer")
-    return str(int(digits))
+    return str(int(number))
 
 
 def _parse_key(language: Language, text: str) -> OrderBy:

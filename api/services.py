@@ -1,0 +1,263 @@
+"""What the handlers work with: the writer, the reader, the gate in front of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from starlette.requests import Request
+
+from api.watch import Watch
+from events.artifact_uris import ArtifactRoots
+from events.errors import ERRORS_BY_CODE, RunfoldError, TemporarilyUnavailable
+from events.event import LANES, EventType, Lane, NewEvent
+from events.group_commit import Done, GroupCommit
+from events.log import Log
+from events.settings import Settings
+from projections.database import Views
+from projections.folding import Checkpoint, purged_error
+from projections.lifecycle import ACTIVE, inactive_run, unknown_run
+from projections.runs import get_rows
+from projections.schema import purged, rejections
+
+logger = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READ_THREADS = 6
+GATE_RUNS_MAX = 100_000
+VERDICT_RETRY_S = 0.1
+
+eventual: ContextVar[bool] = ContextVar("eventual", default=False)
+"""True where the caller prefers an answer at once to a fresh one."""
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Writer:
+    """Appends events; a commit is shared with whoever else is writing."""
+
+    def __init__(self, log: Log, views: Views, watch: Watch, woken: Callable[[], None]) -> None:
+        self._views = views
+        self._watch = watch
+        self._loop = asyncio.get_running_loop()
+        self._commit = GroupCommit(log, woken, self._settle)
+
+    def _settle(self, settled: list[tuple[Done, list[int] | Exception]]) -> None:
+        def on_loop() -> None:
+            for done, result in settled:
+                done(result)
+
+        self._loop.call_soon_threadsafe(on_loop)
+
+    async def append(self, *events: NewEvent) -> list[int]:
+        """Appends events, all or none; returns their positions once they are durable."""
+        future: asyncio.Future[list[int]] = self._loop.create_future()
+
+        def done(result: list[int] | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        self._commit.submit(events, done)
+        # A client that goes away must not take back what is on its way to the disk.
+        return await asyncio.shield(future)
+
+    async def decide(self, event: NewEvent) -> None:
+        """Appends a journal event and waits for its verdict; raises the rejection.
+
+        Where folding has stopped there is no verdict to wait for: the event is durable and passed
+        the checks at the door, so the call counts as accepted.
+        """
+        (position,) = await self.append(event)
+        if not await self._watch.settled(position):
+            logger.warning("no verdict: folding has stopped", position=position, type=event.type)
+            return
+        if self._watch.checkpoints["journal"].rejected >= position:
+            refusal = await self._known_verdict(position, event.subject)
+            if refusal is not None:
+                raise refusal
+
+    async def _known_verdict(self, position: int, subject: str) -> RunfoldError | None:
+        """The refusal, asked for until the views answer: they may just be replaced."""
+        while True:
+            try:
+                return self._verdict(position, subject)
+            except (sa.exc.DatabaseError, TemporarilyUnavailable):
+                logger.warning("a verdict can't be read yet", position=position)
+                await asyncio.sleep(VERDICT_RETRY_S)
+
+    def _verdict(self, position: int, subject: str) -> RunfoldError | None:
+        with self._views.read() as connection:
+            row = connection.execute(
+                sa.select(rejections.c.error_code, rejections.c.message).where(
+                    rejections.c.position == position
+                )
+            ).first()
+            if row is not None:
+                return ERRORS_BY_CODE[row.error_code](row.message)
+            gone = connection.execute(
+                sa.select(purged.c.subject).where(purged.c.subject == subject)
+            ).first()
+        return None if gone is None else purged_error(subject)
+
+    def close(self) -> None:
+        """Commits what waits."""
+        self._commit.close()
+
+
+class Reader:
+    """Runs queries on views that are as fresh as the log was when the read began."""
+
+    def __init__(self, log: Log, views: Views, watch: Watch) -> None:
+        self._log = log
+        self._views = views
+        self._watch = watch
+        self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
+
+    def heads(self) -> dict[Lane, int]:
+        """Where the lanes of the log stand now."""
+        return {lane: self._log.head(lane) for lane in LANES}
+
+    async def read(
+        self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The query's answer from one snapshot that has every write acknowledged before now.
+
+        Raises TemporarilyUnavailable where that takes longer than the bound.
+        """
+        needed: dict[Lane, int] = {} if eventual.get() else self.heads()
+        while True:
+            await self._watch.wait(needed)
+            fresh, answer = await self.in_thread(self._try, needed, query, args, kwargs)
+            if fresh:
+                return answer  # type: ignore[no-any-return]
+            # The views were replaced by ones that are not as far.
+            self._watch.look()
+            await asyncio.sleep(0.01)
+
+    async def in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a blocking call off the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: call(*args, **kwargs))
+
+    def _try(
+        self,
+        needed: Mapping[Lane, int],
+        query: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[bool, Any]:
+        with self._views.read() as connection:
+            if needed:
+                rows = connection.exec_driver_sql("SELECT lane, position FROM checkpoints").all()
+                folded = {row[0]: row[1] for row in rows}
+                if any(folded.get(lane, 0) < position for lane, position in needed.items()):
+                    return False, None
+            return True, query(connection, *args, **kwargs)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Gate:
+    """Says whether a run can be written to, from memory while nothing about that has changed."""
+
+    def __init__(self, reader: Reader, watch: Watch) -> None:
+        self._reader = reader
+        self._watch = watch
+        self._active: set[str] = set()
+        self._lifecycle = -1
+
+    async def require_active(self, run_id: str) -> None:
+        """Raises where the run is missing or deleted."""
+        lifecycle = self._watch.checkpoints["journal"].lifecycle
+        if lifecycle != self._lifecycle or len(self._active) > GATE_RUNS_MAX:
+            self._active.clear()
+            self._lifecycle = lifecycle
+        if run_id in self._active:
+            return
+        row = (await self._reader.read(get_rows, [run_id])).get(run_id)
+        if row is None:
+            raise unknown_run(run_id)
+        if row["lifecycle_stage"] != ACTIVE:
+            raise inactive_run(run_id, row["lifecycle_stage"])
+        if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
+            self._active.add(run_id)
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a handler may use: `request.app.state.services`."""
+
+    settings: Settings
+    log: Log
+    views_file: Views
+    watch: Watch
+    writer: Writer
+    views: Reader
+    gate: Gate
+    artifacts: ArtifactRoots
+
+    def health(self) -> dict[str, Any]:
+        """How far each lane is folded, and what is wrong."""
+        checkpoints: Mapping[Lane, Checkpoint]
+        try:
+            checkpoints = self.views_file.checkpoints()
+        except TemporarilyUnavailable as error:
+            return {"status": "starting", "reason": error.message}
+        heads = self.views.heads()
+        lanes = {
+            lane: {
+                "head": heads[lane],
+                "folded": checkpoints[lane].position,
+                "lag": max(0, heads[lane] - checkpoints[lane].position),
+                "stopped": checkpoints[lane].stopped,
+            }
+            for lane in LANES
+        }
+        stopped = any(lane["stopped"] for lane in lanes.values())
+        return {
+            "status": "stopped" if stopped else "ok",
+            "lanes": lanes,
+            "waits": {
+                "count": self.watch.waits,
+                "over_the_bound": self.watch.waits_over,
+                "max_s": round(self.watch.waited_s_max, 3),
+            },
+        }
+
+
+def services_of(request: Request) -> Services:
+    """The services that the application was made with."""
+    services: Services = request.app.state.services
+    return services
+
+
+def new_event(
+    request: Request, event_type: EventType[T], subject: str, payload: T, time_ms: int | None = None
+) -> NewEvent:
+    """An event with its time and where it came from."""
+    client = request.client.host if request.client else None
+    origin = client
+    if event_type.lane == "journal":
+        agent = request.headers.get("user-agent", "")[:100]
+        origin = f"{client} {agent}" if agent else client
+    return event_type.new(
+        subject, payload, time=now_ms() if time_ms is None else time_ms, origin=origin
+    )

@@ -1,0 +1,149 @@
+"""Freshness: waiting until the views are folded up to where the log stood."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import os
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from events.errors import TemporarilyUnavailable
+from events.event import LANES, Lane
+from projections.database import Views
+from projections.folding import Checkpoint
+
+logger = structlog.get_logger(__name__)
+
+POLL_WAITING_S = 0.02
+"""How often to look at the checkpoints while somebody waits and no wake-up comes."""
+POLL_IDLE_S = 1.0
+SLOW_WAIT_S = 1.0
+
+
+class Watch:
+    """Knows how far each lane is folded, and wakes who waits for a position."""
+
+    def __init__(self, views: Views, wait_max_s: float) -> None:
+        self._views = views
+        self._wait_max_s = wait_max_s
+        self._woken = asyncio.Event()
+        self._order = itertools.count()
+        self._waiters: dict[Lane, list[tuple[int, int, asyncio.Future[None]]]] = {
+            lane: [] for lane in LANES
+        }
+        self.checkpoints: Mapping[Lane, Checkpoint] = {lane: Checkpoint() for lane in LANES}
+        self.waits = 0
+        self.waits_over = 0
+        self.waited_s_max = 0.0
+
+    def listen(self, wake_fd: int) -> None:
+        """Looks at the checkpoints whenever this pipe gets a byte."""
+        os.set_blocking(wake_fd, False)
+        loop = asyncio.get_running_loop()
+
+        def woken() -> None:
+            with contextlib.suppress(BlockingIOError):
+                if not os.read(wake_fd, 65_536):
+                    loop.remove_reader(wake_fd)
+            self.look()
+
+        loop.add_reader(wake_fd, woken)
+
+    def look(self) -> None:
+        """Reads the checkpoints and wakes whose position is reached."""
+        try:
+            self.checkpoints = self._views.checkpoints()
+        except TemporarilyUnavailable:
+            return
+        for lane, waiters in self._waiters.items():
+            checkpoint = self.checkpoints[lane]
+            while waiters and (
+                waiters[0][0] <= checkpoint.position or checkpoint.stopped is not None
+            ):
+                _, _, future = heapq.heappop(waiters)
+                if not future.done():
+                    future.set_result(None)
+
+    async def run(self) -> None:
+        """Polls, for when wake-ups are late or come from another machine."""
+        while True:
+            waiting = any(self._waiters.values())
+            with contextlib.suppress(asyncio.TimeoutError):
+                timeout = POLL_WAITING_S if waiting else POLL_IDLE_S
+                await asyncio.wait_for(self._woken.wait(), timeout)
+            self._woken.clear()
+            self.look()
+
+    def reached(self, needed: Mapping[Lane, int]) -> bool:
+        """Whether the lanes were folded this far when last looked at."""
+        return all(self.checkpoints[lane].position >= needed[lane] for lane in needed)
+
+    async def wait(self, needed: Mapping[Lane, int]) -> None:
+        """Returns once the lanes are folded this far.
+
+        Raises TemporarilyUnavailable (503) past the bound, or where folding has stopped.
+        """
+        if self.reached(needed):
+            return
+        self.look()
+        started = time.monotonic()
+        for lane, position in needed.items():
+            while self.checkpoints[lane].position < position:
+                left_s = started + self._wait_max_s - time.monotonic()
+                stopped = self.checkpoints[lane].stopped
+                if left_s <= 0 or stopped is not None:
+                    self._over(lane, position, stopped)
+                await self._until(lane, position, left_s)
+        waited_s = time.monotonic() - started
+        self.waits += 1
+        self.waited_s_max = max(self.waited_s_max, waited_s)
+        if waited_s > SLOW_WAIT_S:
+            logger.warning("slow wait for the views", waited_ms=round(waited_s * 1000))
+
+    async def _until(self, lane: Lane, position: int, timeout_s: float) -> None:
+        """Waits for a lane to reach a position, to stop, or for the time to be over."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiters[lane], (position, next(self._order), future))
+        self._woken.set()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(future, timeout_s)
+
+    def _over(self, lane: Lane, position: int, stopped: str | None) -> None:
+        self.waits_over += 1
+        logger.error(
+            "the views are behind",
+            lane=lane,
+            folded=self.checkpoints[lane].position,
+            needed=position,
+            stopped=stopped,
+        )
+        reason = f"folding stopped at {stopped}" if stopped else "the projector is behind"
+        raise TemporarilyUnavailable(
+            f"The views are not as fresh as the log yet ({reason}; {lane} is folded to "
+            f"{self.checkpoints[lane].position}, needed is {position}). Try again shortly, or send "
+            "the header 'Runfold-Consistency: eventual' to read what is there."
+        )
+
+    async def settled(self, position: int) -> bool:
+        """Waits for the verdict on a journal event; False where folding stopped before it.
+
+        There is no bound: the event is durable, so its request must not end with an error that
+        makes the client send it again. A client that tires of waiting goes by itself.
+        """
+        started = time.monotonic()
+        warned = False
+        while True:
+            checkpoint = self.checkpoints["journal"]
+            if checkpoint.position >= position:
+                return True
+            if checkpoint.stopped is not None:
+                return False
+            await self._until("journal", position, self._wait_max_s)
+            if not warned and time.monotonic() - started >= self._wait_max_s:
+                logger.warning("a verdict is late", position=position)
+                warned = True

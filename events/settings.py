@@ -1,0 +1,241 @@
+"""Every setting of a server: one table, from which the command line and the docs are made.
+
+Names of flags and environment variables are MLflow's where it has one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server was told; each field is described in SETTINGS."""
+
+    home: Path = Path("runfold-data")
+    host: str = "127.0.0.1"
+    port: int = 5000
+    log_uri: str | None = None
+    views_uri: str | None = None
+    lake_uri: str | None = None
+    default_artifact_root: str | None = None
+    artifacts_destination: str | None = None
+    serve_artifacts: bool = True
+    artifacts_only: bool = False
+    static_prefix: str = ""
+    allowed_hosts: Sequence[str] | None = None
+    cors_allowed_origins: Sequence[str] | None = None
+    x_frame_options: str = "SAMEORIGIN"
+    disable_security_middleware: bool = False
+    wait_max_s: float = 10.0
+    seal_points: int = 1_000_000
+    seal_age_s: float = 600.0
+    log_level: str = "info"
+
+    @property
+    def log_path(self) -> Path:
+        """The file of the SQLite log."""
+        return sqlite_path(self.log_uri, self.home / "log.db", "--log-uri")
+
+    @property
+    def views_path(self) -> Path:
+        """The file of the SQLite views."""
+        return sqlite_path(self.views_uri, self.home / "views.db", "--views-uri")
+
+    @property
+    def lake_path(self) -> Path:
+        """The folder of the Parquet files."""
+        return folder_path(self.lake_uri, self.home / "lake", "--lake-uri")
+
+    @property
+    def artifacts_path(self) -> Path:
+        """The folder that the artifact proxy serves."""
+        return folder_path(
+            self.artifacts_destination, self.home / "artifacts", "--artifacts-destination"
+        )
+
+    @property
+    def artifact_root(self) -> str:
+        """Where new experiments keep their artifacts, as a URI."""
+        if self.default_artifact_root:
+            return self.default_artifact_root
+        if self.serve_artifacts:
+            return "mlflow-artifacts:/"
+        return self.artifacts_path.absolute().as_uri()
+
+
+class SettingError(ValueError):
+    """A setting has a value that can't be used; the message says which and what to give."""
+
+
+def sqlite_path(uri: str | None, default: Path, flag: str) -> Path:
+    """The path that a `sqlite:///…` URI names. Raises SettingError for any other scheme."""
+    if uri is None:
+        return default
+    if not uri.startswith("sqlite:///"):
+        raise SettingError(f"{flag} takes sqlite:///PATH in this version, not {uri!r}")
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+def folder_path(uri: str | None, default: Path, flag: str) -> Path:
+    """The folder that a path or `file:///…` URI names. Raises SettingError for other schemes."""
+    if uri is None:
+        return default
+    path = uri.removeprefix("file://")
+    if "://" in path:
+        raise SettingError(f"{flag} takes a folder in this version, not {uri!r}")
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one field of Settings is given: its flag, its environment variables, what it does."""
+
+    field: str
+    flag: str
+    environment: tuple[str, ...]
+    help: str
+    storage: bool = False
+    """True for what every command that opens the stores takes, not the server alone."""
+    metavar: str | None = None
+    default: Any = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        defaults = {f.name: f.default for f in dataclasses.fields(Settings)}
+        object.__setattr__(self, "default", defaults[self.field])
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "home",
+        "--home",
+        ("RUNFOLD_HOME",),
+        "Folder for everything that no other setting puts elsewhere.",
+        storage=True,
+        metavar="DIR",
+    ),
+    Setting(
+        "log_uri",
+        "--log-uri",
+        ("RUNFOLD_LOG_URI",),
+        "The event log: sqlite:///PATH. Default: log.db in the home folder.",
+        storage=True,
+        metavar="URI",
+    ),
+    Setting(
+        "views_uri",
+        "--views-uri",
+        ("RUNFOLD_VIEWS_URI",),
+        "The views' database: sqlite:///PATH. Default: views.db in the home folder.",
+        storage=True,
+        metavar="URI",
+    ),
+    Setting(
+        "lake_uri",
+        "--lake-uri",
+        ("RUNFOLD_LAKE_URI",),
+        "The folder of the Parquet files. Default: lake in the home folder.",
+        storage=True,
+        metavar="DIR",
+    ),
+    Setting(
+        "artifacts_destination",
+        "--artifacts-destination",
+        ("MLFLOW_ARTIFACTS_DESTINATION",),
+        "The folder in which proxied artifacts are kept. Default: artifacts in the home folder.",
+        storage=True,
+        metavar="DIR",
+    ),
+    Setting(
+        "host",
+        "--host",
+        ("MLFLOW_HOST",),
+        "Address to listen on; 0.0.0.0 to be reached from other machines.",
+    ),
+    Setting("port", "--port", ("MLFLOW_PORT",), "Port to listen on."),
+    Setting(
+        "default_artifact_root",
+        "--default-artifact-root",
+        ("MLFLOW_DEFAULT_ARTIFACT_ROOT",),
+        "Where new experiments keep their artifacts. Default: mlflow-artifacts:/, the proxy; "
+        "the artifacts folder itself with --no-serve-artifacts.",
+        metavar="URI",
+    ),
+    Setting(
+        "serve_artifacts",
+        "--serve-artifacts/--no-serve-artifacts",
+        ("MLFLOW_SERVE_ARTIFACTS",),
+        "Whether clients up- and download artifacts through this server.",
+    ),
+    Setting(
+        "artifacts_only",
+        "--artifacts-only",
+        ("MLFLOW_ARTIFACTS_ONLY",),
+        "Serve nothing but the artifact proxy.",
+    ),
+    Setting(
+        "static_prefix",
+        "--static-prefix",
+        ("MLFLOW_STATIC_PREFIX",),
+        "A path in front of every route, such as /tracking, where a proxy needs one.",
+        metavar="PATH",
+    ),
+    Setting(
+        "allowed_hosts",
+        "--allowed-hosts",
+        ("MLFLOW_SERVER_ALLOWED_HOSTS",),
+        "Comma-separated host names that requests may be sent to, with * as a wildcard; others "
+        "get 403 (DNS rebinding). Default: localhost and private addresses.",
+        metavar="HOSTS",
+    ),
+    Setting(
+        "cors_allowed_origins",
+        "--cors-allowed-origins",
+        ("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",),
+        "Comma-separated origins whose pages may call this server. Default: its own and localhost.",
+        metavar="ORIGINS",
+    ),
+    Setting(
+        "x_frame_options",
+        "--x-frame-options",
+        ("MLFLOW_SERVER_X_FRAME_OPTIONS",),
+        "The X-Frame-Options header: SAMEORIGIN, DENY, or NONE for no header.",
+    ),
+    Setting(
+        "disable_security_middleware",
+        "--disable-security-middleware",
+        ("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE",),
+        "Accept any host and origin. For tests behind a trusted proxy only.",
+    ),
+    Setting(
+        "wait_max_s",
+        "--wait-max",
+        ("RUNFOLD_WAIT_MAX",),
+        "Seconds that a read waits for the views to be as fresh as the log before it answers 503.",
+        metavar="SECONDS",
+    ),
+    Setting(
+        "seal_points",
+        "--seal-points",
+        ("RUNFOLD_SEAL_POINTS",),
+        "Unsealed metric points at which they are written to a Parquet segment.",
+        metavar="POINTS",
+    ),
+    Setting(
+        "seal_age_s",
+        "--seal-age",
+        ("RUNFOLD_SEAL_AGE",),
+        "Seconds after which unsealed points are written to a segment, few as they may be.",
+        metavar="SECONDS",
+    ),
+    Setting(
+        "log_level",
+        "--log-level",
+        ("RUNFOLD_LOG_LEVEL", "MLFLOW_LOGGING_LEVEL"),
+        "The least level of the server's own log lines: debug, info, warning or error.",
+    ),
+)

@@ -1,0 +1,82 @@
+"""The API process: uvicorn over the application. The one module that joins `api` to the rest."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from typing import Any
+
+import click
+import structlog
+import uvicorn
+
+from api.app import Wiring, create_app
+from events.log import LogError
+from events.settings import Settings
+from workers.logs import configure_logs
+from workers.options import server_options, settings_from
+from workers.server import PORT_TAKEN
+from workers.stores import opened_stores
+
+logger = structlog.get_logger(__name__)
+
+BACKLOG = 2_048
+STOP_S = 10
+
+
+@click.command("api", hidden=True)
+@click.option("--wake-fd", type=int, help="Pipe that gives a byte when the projector has folded.")
+@click.option("--notify-fd", type=int, help="Pipe that gets a byte when the log has grown.")
+@server_options
+def api_command(wake_fd: int | None, notify_fd: int | None, **options: Any) -> None:
+    """Serve the API alone; a worker must fold beside it."""
+    settings = settings_from(options)
+    configure_logs(settings.log_level, "api")
+    listener = _listen(settings)
+    try:
+        with opened_stores(settings) as stores:
+            app = create_app(
+                Wiring(settings, stores.log, stores.views, stores.artifacts, notify_fd, wake_fd)
+            )
+            address = f"http://{settings.host}:{settings.port}{settings.static_prefix}"
+            logger.info("listening", address=address, home=str(settings.home))
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    app,
+                    loop="uvloop",
+                    http="httptools",
+                    ws="none",
+                    lifespan="on",
+                    access_log=False,
+                    log_level="warning",
+                    timeout_graceful_shutdown=STOP_S,
+                    timeout_keep_alive=75,
+                    server_header=False,
+                    date_header=False,
+                )
+            )
+            server.run(sockets=[listener])
+    except LogError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            click.echo(
+                f"runfold: port {settings.port} on {settings.host} is taken by another program: "
+                "stop it, or give another --port.",
+                err=True,
+            )
+            sys.exit(PORT_TAKEN)
+        raise click.ClickException(
+            f"can't listen on {settings.host}:{settings.port}: {error.strerror}"
+        ) from error
+    listener.listen(BACKLOG)
+    return listener

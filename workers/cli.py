@@ -1,0 +1,47 @@
+"""The command line: wires everything together; each command is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "server": ("workers.commands", "server_command"),
+    "api": ("workers.api_process", "api_command"),
+    "worker": ("workers.worker_process", "worker_command"),
+    "gc": ("workers.gc", "gc_command"),
+    "rebuild": ("workers.rebuild", "rebuild_command"),
+    "verify": ("workers.verify", "verify_command"),
+    "events": ("workers.events_command", "events_command"),
+}
+"""Each command's module and name. The supervisor of a server must not load what they need."""
+
+
+class Commands(click.Group):
+    """The commands of COMMANDS, each loaded when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The names in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command: Any = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="runfold", prog_name="runfold")
+def main() -> None:
+    """Runfold: a tracking server for machine-learning runs that speaks MLflow's REST API and keeps
+    everything in an append-only event log."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The `server` command; light, for it lives as long as the server."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from events.settings import SettingError
+from workers.options import server_options, settings_from
+from workers.server import run_server
+
+
+@click.command("server")
+@server_options
+def server_command(**options: Any) -> None:
+    """Start the server: the API and its worker, over SQLite and a folder.
+
+    Without any option it listens on http://127.0.0.1:5000 and keeps everything in ./runfold-data.
+    """
+    settings = settings_from(options)
+    try:
+        paths = (settings.log_path, settings.views_path, settings.lake_path)
+        _ = (*paths, settings.artifacts_path)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+    sys.exit(run_server(settings))
