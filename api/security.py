@@ -19,7 +19,7 @@ from api.errors import error_response
 
 Header = tuple[bytes, bytes]
 
-LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1", "0.0.0.0"})  # noqa: S104
+LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1", "0.0.0.0"})
 PRIVATE_NETWORKS: Final = tuple(
     ipaddress.ip_network(network)
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
@@ -125,7 +125,7 @@ class Security:
         except ValueError:
             return False
         if parts.scheme in ("http", "https"):
-            if parts.hostname in LOCAL_NAMES - {"0.0.0.0"}:  # noqa: S104
+            if parts.hostname in LOCAL_NAMES - {"0.0.0.0"}:
                 return True
             # The server's own pages, where its name was checked to be its own.
             if self.checks_hosts and [parts.netloc.encode("latin-1")] == hosts:
