@@ -8,11 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from events.errors import ResourceAlreadyExists, ResourceDoesNotExist
+from events.errors import InvalidParameterValue, ResourceAlreadyExists, ResourceDoesNotExist
 from events.event import Event
 from events.experiments import (
     EXPERIMENT_CREATED,
     EXPERIMENT_DELETED,
+    EXPERIMENT_PURGED,
     EXPERIMENT_RENAMED,
     EXPERIMENT_RESTORED,
     EXPERIMENT_TAG_DELETED,
@@ -28,6 +29,7 @@ from projections.lifecycle import (
     DELETED,
     active_experiment,
     existing_experiment,
+    not_deleted,
     unknown_experiment,
 )
 from projections.page_tokens import Position
@@ -51,7 +53,7 @@ experiment_names = sa.Table(
     "experiment_names",
     metadata,
     sa.Column("name_sha256", sa.Text, primary_key=True),
-    sa.Column("experiment_id", sa.Text, nullable=False),
+    sa.Column("experiment_id", sa.Text, nullable=False, index=True),
 )
 """Who has a name. By its hash, which a purge leaves in the log, so that the verdicts on others
 that wanted the name are the same in a rebuild."""
@@ -70,20 +72,36 @@ def name_hash(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _claim_name(state: State, name: str, experiment_id: str) -> None:
-    names = state.rows(experiment_names)
-    hashed = name_hash(name)
-    holder = names.get(hashed)
+def _check_name(state: State, hashed: str, name: str, experiment_id: str) -> None:
+    holder = state.rows(experiment_names).get(hashed)
     if holder is not None and holder["experiment_id"] != experiment_id:
         raise ResourceAlreadyExists(f"Experiment(name={name}) already exists.")
-    names.put({"name_sha256": hashed, "experiment_id": experiment_id})
+
+
+def _hold_name(state: State, hashed: str, experiment_id: str) -> None:
+    state.rows(experiment_names).put({"name_sha256": hashed, "experiment_id": experiment_id})
+
+
+def _release_name(state: State, experiment_id: str) -> None:
+    state.execute(
+        sa.delete(experiment_names).where(experiment_names.c.experiment_id == experiment_id)
+    )
 
 
 def fold_created(state: State, event: Event, data: ExperimentCreated) -> None:
     """A new experiment, where its name is free (deleted experiments keep theirs)."""
     if state.rows(experiments).get(event.subject) is not None:
         raise ResourceAlreadyExists(f"Experiment with id={event.subject} already exists.")
-    _claim_name(state, data.name, event.subject)
+    _create(state, event, data, name_hash(data.name))
+    for tag in data.tags:
+        state.rows(experiment_tags).put(
+            {"experiment_id": event.subject, "key": tag.key, "value": tag.value}
+        )
+
+
+def _create(state: State, event: Event, data: ExperimentCreated, hashed: str) -> None:
+    _check_name(state, hashed, data.name, event.subject)
+    _hold_name(state, hashed, event.subject)
     state.rows(experiments).put(
         {
             "experiment_id": event.subject,
@@ -94,19 +112,19 @@ def fold_created(state: State, event: Event, data: ExperimentCreated) -> None:
             "last_update_time": data.creation_time,
         }
     )
-    for tag in data.tags:
-        state.rows(experiment_tags).put(
-            {"experiment_id": event.subject, "key": tag.key, "value": tag.value}
-        )
 
 
 def fold_renamed(state: State, event: Event, data: ExperimentRenamed) -> None:
     """Another name for an active experiment; its old name is free again."""
+    _rename(state, event, data.name, name_hash(data.name))
+
+
+def _rename(state: State, event: Event, name: str, hashed: str) -> None:
     row = active_experiment(state, event.subject)
-    _claim_name(state, data.name, event.subject)
-    if row["name"] != data.name:
-        state.rows(experiment_names).delete(name_hash(row["name"]))
-    state.rows(experiments).put({**row, "name": data.name, "last_update_time": event.time})
+    _check_name(state, hashed, name, event.subject)
+    _release_name(state, event.subject)
+    _hold_name(state, hashed, event.subject)
+    state.rows(experiments).put({**row, "name": name, "last_update_time": event.time})
 
 
 def fold_deleted(state: State, event: Event, _data: Any) -> None:
@@ -144,6 +162,42 @@ def fold_tag_deleted(state: State, event: Event, data: ExperimentTagDeleted) -> 
         )
     tags.delete(event.subject, data.key)
     state.rows(experiments).put({**row, "last_update_time": event.time})
+
+
+def fold_purged(state: State, event: Event, _data: Any) -> None:
+    """Every row of the experiment goes and its name is free; its runs and logged models must have
+    been purged before it, so that none is left behind without one."""
+    row = existing_experiment(state, event.subject)
+    if row["lifecycle_stage"] != DELETED:
+        raise not_deleted("experiment", event.subject)
+    for name in ("runs", "logged_models"):
+        table = metadata.tables.get(name)
+        if table is not None and state.exists(
+            sa.select(table.c.experiment_id).where(table.c.experiment_id == event.subject)
+        ):
+            raise InvalidParameterValue(
+                f"The experiment {event.subject} still has {name.replace('_', ' ')}: they are "
+                "purged first."
+            )
+    _release_name(state, event.subject)
+    tags = state.rows(experiment_tags)
+    for tag in tags.group(event.subject):
+        tags.delete(event.subject, tag["key"])
+    state.rows(experiments).delete(event.subject)
+
+
+def _keep_name(data: ExperimentCreated | ExperimentRenamed) -> dict[str, str]:
+    return {"name_sha256": name_hash(data.name)}
+
+
+def fold_scrubbed_created(state: State, event: Event, kept: dict[str, str]) -> None:
+    """A purged experiment until its purge: it has its name, which others may have wanted."""
+    _create(state, event, ExperimentCreated("", "", 0), kept["name_sha256"])
+
+
+def fold_scrubbed_renamed(state: State, event: Event, kept: dict[str, str]) -> None:
+    """A purged experiment's other name."""
+    _rename(state, event, "", kept["name_sha256"])
 
 
 def get_experiment(connection: sa.Connection, experiment_id: str) -> Row:
@@ -244,5 +298,13 @@ VIEW = EntityView(
         EXPERIMENT_RESTORED: fold_restored,
         EXPERIMENT_TAG_SET: fold_tag_set,
         EXPERIMENT_TAG_DELETED: fold_tag_deleted,
+        EXPERIMENT_PURGED: fold_purged,
+    },
+    kept={EXPERIMENT_CREATED: _keep_name, EXPERIMENT_RENAMED: _keep_name},
+    scrubbed={
+        EXPERIMENT_CREATED: fold_scrubbed_created,
+        EXPERIMENT_RENAMED: fold_scrubbed_renamed,
+        EXPERIMENT_DELETED: fold_deleted,
+        EXPERIMENT_RESTORED: fold_restored,
     },
 )

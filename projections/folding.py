@@ -12,18 +12,18 @@ from events.event import Event, Lane
 from events.log import PURGED_TYPES
 from projections.catalog import EVENT_TYPES, VIEWS
 from projections.schema import checkpoints, purged, rejections
+from projections.scrubbing import scrubbed_data
 from projections.state import State
 from projections.view import Fold
 
 _FOLDS: dict[tuple[str, int], list[Fold]] = {}
 _SCRUBBED: dict[tuple[str, int], list[Fold]] = {}
+"""Where a purge has emptied an event's data, these take the place of its folds."""
 for _view in VIEWS:
     for _type, _fold in _view.folds.items():
         _FOLDS.setdefault((_type.name, _type.version), []).append(_fold)
     for _type, _scrubbed_fold in _view.scrubbed.items():
-        _SCRUBBED.setdefault((_type.name, _type.version), []).append(
-            lambda state, event, _data, fold=_scrubbed_fold: fold(state, event)  # type: ignore[misc]
-        )
+        _SCRUBBED.setdefault((_type.name, _type.version), []).append(_scrubbed_fold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +96,13 @@ def _fold_event(state: State, event: Event) -> bool:
     event_type = _TYPES.get(key)
     if event_type is None:
         raise LookupError("this version of Runfold does not know such an event")
-    gone = state.rows(purged).get(event.subject) is not None
-    if gone and event.type not in PURGED_TYPES:
+    if state.rows(purged).get(event.subject) is not None:
         # No row: its message could hold what was purged. `verdict` knows the purged subjects.
         return False
-    if event.scrubbed:
-        for fold in _SCRUBBED.get(key, ()):
-            fold(state, event, None)
-        state.keep_event()
-        return True
-    data = event_type.decode(event.data)
+    folds = (_SCRUBBED if event.scrubbed else _FOLDS).get(key, [])
+    data = scrubbed_data(event) if event.scrubbed else event_type.decode(event.data)
     try:
-        for fold in _FOLDS.get(key, ()):
+        for fold in folds:
             fold(state, event, data)
     except RunfoldError as error:
         state.undo_event()

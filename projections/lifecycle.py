@@ -32,6 +32,13 @@ def inactive_experiment(experiment_id: str, stage: str) -> InvalidParameterValue
     )
 
 
+def not_deleted(noun: str, subject: str) -> InvalidParameterValue:
+    """What the purge of something that is in use (again) is answered with."""
+    return InvalidParameterValue(
+        f"The {noun} {subject} is not in the 'deleted' state, so it can't be purged."
+    )
+
+
 def existing_experiment(state: State, experiment_id: str) -> Row:
     """The experiment's row in any stage. Raises ResourceDoesNotExist."""
     row = state.rows("experiments").get(experiment_id)

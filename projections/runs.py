@@ -31,6 +31,7 @@ from projections.lifecycle import (
     active_experiment,
     active_run,
     existing_run,
+    not_deleted,
     unknown_run,
 )
 from projections.schema import metadata
@@ -180,12 +181,23 @@ def fold_tag_deleted(state: State, event: Event, data: RunTagDeleted) -> None:
 
 
 def fold_purged(state: State, event: Event, _data: Any) -> None:
-    """Every row of the run goes."""
+    """Every row of the run goes; one that was restored meanwhile stays."""
+    if existing_run(state, event.subject)["lifecycle_stage"] != DELETED:
+        raise not_deleted("run", event.subject)
     state.rows(runs).delete(event.subject)
     for table in (params, tags):
         rows = state.rows(table)
         for row in rows.group(event.subject):
             rows.delete(event.subject, row["key"])
+
+
+def _keep_experiment(data: RunCreated) -> dict[str, str]:
+    return {"experiment_id": data.experiment_id}
+
+
+def fold_scrubbed_created(state: State, event: Event, kept: dict[str, str]) -> None:
+    """A purged run until its purge: its experiment could not be purged before it."""
+    fold_created(state, event, RunCreated(kept["experiment_id"], "", "", 0, ""))
 
 
 def missing_tag(run_id: str, key: str) -> ResourceDoesNotExist:
@@ -262,6 +274,14 @@ VIEW = EntityView(
         RUN_BATCH_LOGGED: fold_batch_logged,
         RUN_TAG_DELETED: fold_tag_deleted,
         RUN_PURGED: fold_purged,
+        EXPERIMENT_DELETED: fold_experiment_deleted,
+        EXPERIMENT_RESTORED: fold_experiment_restored,
+    },
+    kept={RUN_CREATED: _keep_experiment},
+    scrubbed={
+        RUN_CREATED: fold_scrubbed_created,
+        RUN_DELETED: fold_deleted,
+        RUN_RESTORED: fold_restored,
         EXPERIMENT_DELETED: fold_experiment_deleted,
         EXPERIMENT_RESTORED: fold_experiment_restored,
     },

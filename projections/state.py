@@ -184,6 +184,11 @@ class State:
             rows.forget()
         self.undo.clear()
 
+    def exists(self, query: sa.Select[Any]) -> bool:
+        """Whether a query finds a row, for rules that no primary key answers."""
+        self.flush()
+        return self.connection.execute(query.limit(1)).first() is not None
+
     def flush(self) -> None:
         """Writes all changed rows."""
         for rows in self._tables.values():
