@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from events.catalog import EVENT_TYPES
-from projections import experiments, metrics, runs
+from projections import datasets, experiments, logged_models, metrics, runs
 from projections.view import EntityView
 
 VIEWS: tuple[EntityView, ...] = (
     experiments.VIEW,
     runs.VIEW,
+    datasets.VIEW,
+    logged_models.VIEW,
     metrics.VIEW,
 )
 
