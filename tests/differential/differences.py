@@ -1,0 +1,37 @@
+"""Where Runfold answers otherwise than MLflow 3.17 on purpose: what, and why.
+
+Every key is used by a fixed sequence, and no sequence may differ without naming one of them. Most
+are the ids of the project's list of limits (`L-…`): MLflow loses or damages the input without a
+word there, or fails with a 5xx.
+"""
+
+DIFFERENCES: dict[str, str] = {
+    "no-5xx": "Where MLflow fails with a 5xx on what a client sent, Runfold refuses it with a 4xx.",
+    "http-404": "An unknown address is answered with MLflow's error JSON; MLflow sends HTML.",
+    "http-405": "A wrong verb is answered with MLflow's error JSON; MLflow sends HTML.",
+    "http-duplicate-keys": "A JSON object that names a key twice is refused; MLflow's last wins.",
+    "http-utf-16": "JSON is UTF-8; MLflow takes UTF-16 and UTF-32 too.",
+    "http-surrogate": "Half a surrogate pair is refused; MLflow stores an empty text instead.",
+    "L-02": "A key that ends in a newline is refused; MLflow's pattern lets that one through.",
+    "L-08": "The tags of runs/create are checked like those of set-tag; MLflow checks none.",
+    "L-12": "Control characters in an experiment's name are refused; MLflow takes NUL too.",
+    "L-13": "A run name has at most 5000 characters; MLflow has no limit, its column has.",
+    "L-19": "An experiment id of thirty digits does not exist; MLflow fails with a 500.",
+    "L-20": "An artifact location outside the configured roots is refused; MLflow takes /etc.",
+    "L-21": "A dataset without a name, or more than 1000 at once, are refused.",
+    "L-32": "A metric value that MLflow would store as another number is refused.",
+    "L-35": "A timestamp that is no 64-bit integer is refused; MLflow stores 0.",
+    "L-37": "A step that is no 64-bit integer is refused; MLflow stores 0.",
+    "L-61": "An unknown run status is refused; MLflow ignores it.",
+    "L-63": "A start or end time that is no 64-bit integer is refused; MLflow stores 0.",
+    "L-64": "runs/create without an experiment is a bad parameter; MLflow shows SQL text.",
+    "L-80": "max_results that is no integer is refused; MLflow ignores it.",
+    "L-81": "experiments/search without max_results gives up to 1000; MLflow insists on it.",
+    "L-82": "max_results of a history that is no integer is refused; MLflow gives everything.",
+    "L-83": "max_results of a bulk history that is no integer is refused; MLflow fails.",
+    "L-88": "Searching logged models gives 1 to 1000 at once; MLflow takes -1 and a million.",
+    "L-89": "Page tokens are signed and bound to their search; MLflow takes any offset.",
+    "L-90": "A filter has at most 50 conditions, 8 kB, 1000 ids; MLflow has no limit.",
+    "L-92": "An unknown view type is refused; MLflow takes it for ACTIVE_ONLY.",
+    "L-74": "Two tags of one key at the creation of an experiment are a bad parameter.",
+}
