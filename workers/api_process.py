@@ -14,6 +14,7 @@ import uvicorn
 from api.app import Wiring, create_app
 from events.log import LogError
 from events.settings import Settings
+from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
 from workers.server import PORT_TAKEN
@@ -28,10 +29,14 @@ STOP_S = 10
 @click.command("api", hidden=True)
 @click.option("--wake-fd", type=int, help="Pipe that gives a byte when the projector has folded.")
 @click.option("--notify-fd", type=int, help="Pipe that gets a byte when the log has grown.")
+@click.option("--lifeline-fd", type=int, help="Pipe that ends with the supervisor.")
 @server_options
-def api_command(wake_fd: int | None, notify_fd: int | None, **options: Any) -> None:
+def api_command(
+    wake_fd: int | None, notify_fd: int | None, lifeline_fd: int | None, **options: Any
+) -> None:
     """Serve the API alone; a worker must fold beside it."""
     settings = settings_from(options)
+    end_with_parent(lifeline_fd)
     configure_logs(settings.log_level, "api")
     listener = _listen(settings)
     try:

@@ -5,12 +5,13 @@ This process imports next to nothing, so that it costs little and can't fail wit
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 
 import click
@@ -23,34 +24,34 @@ STOP_S = 15.0
 RESTART_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 HEALTHY_S = 20.0
 """A child that ran this long is started again at once."""
+TEND_S = 0.1
 PORT_TAKEN, FOLDER_TAKEN = 98, 97
 """Exit codes of a child for which another try makes no sense."""
 
 
 @dataclass
 class _Child:
-    role: list[str]
+    role: str
     arguments: list[str]
-    fds: tuple[int, int]
+    wake_fd: int
+    notify_fd: int
+    lifeline_fd: int
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
-    command: list[str] = field(default_factory=list)
 
     def start(self) -> None:
-        reads, writes = self.fds
-        self.command = [
-            sys.executable,
-            "-m",
-            "workers.cli",
-            *self.role,
-            f"--wake-fd={reads}",
-            f"--notify-fd={writes}",
-            *self.arguments,
-        ]
+        fds = {
+            "--wake-fd": self.wake_fd,
+            "--notify-fd": self.notify_fd,
+            "--lifeline-fd": self.lifeline_fd,
+        }
+        command = [sys.executable, "-m", "workers.cli", self.role]
+        for flag, fd in fds.items():
+            command += [flag, str(fd)]
         self.process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, pass_fds=self.fds, close_fds=True
+            command + self.arguments, stdin=subprocess.DEVNULL, pass_fds=tuple(fds.values())
         )
         self.started = time.monotonic()
 
@@ -58,12 +59,24 @@ class _Child:
 def run_server(settings: Settings) -> int:
     """Runs until SIGTERM or Ctrl-C; returns the exit code."""
     settings.home.mkdir(parents=True, exist_ok=True)
+    lock = os.open(settings.home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        click.echo(
+            f"runfold: another server runs on the folder {settings.home} already. Stop it first, "
+            "or give this one another folder with --home.",
+            err=True,
+        )
+        return FOLDER_TAKEN
     arguments = arguments_of(settings)
     to_worker, from_api = os.pipe()
     to_api, from_worker = os.pipe()
-    children = [_Child(["api"], arguments, (to_api, from_api))]
+    # Only this process holds the writing end, so that its death is an end of file to the children.
+    lifeline, _held = os.pipe()
+    children = [_Child("api", arguments, to_api, from_api, lifeline)]
     if not settings.artifacts_only:
-        children.insert(0, _Child(["worker"], arguments, (to_worker, from_worker)))
+        children.insert(0, _Child("worker", arguments, to_worker, from_worker, lifeline))
     stopping = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -72,14 +85,12 @@ def run_server(settings: Settings) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    # A child that ends wakes this process from its sleep.
-    signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
     for child in children:
         child.start()
     code = 0
     while not stopping and code == 0:
         code = _tend(children)
-        signal.sigtimedwait({signal.SIGUSR2}, 0.2)
+        time.sleep(TEND_S)
     _stop(children)
     return code
 
@@ -100,7 +111,7 @@ def _tend(children: list[_Child]) -> int:
         child.failures = 0 if now - child.started > HEALTHY_S else child.failures + 1
         delay_s = RESTART_DELAYS_S[min(child.failures, len(RESTART_DELAYS_S) - 1)]
         click.echo(
-            f"runfold: the {child.role[0]} process ended with {ended}; starting it again in "
+            f"runfold: the {child.role} process ended with {ended}; starting it again in "
             f"{delay_s} s",
             err=True,
         )

@@ -14,6 +14,7 @@ import structlog
 from events.log import LogError
 from events.settings import Settings
 from events.wake import wake
+from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
 from workers.projector import AlreadyRunning, Projector, projector_lock
@@ -29,10 +30,14 @@ LOCK_WAIT_S = 3.0
 @click.command("worker", hidden=True)
 @click.option("--wake-fd", type=int, help="Pipe that gives a byte when the log has grown.")
 @click.option("--notify-fd", type=int, help="Pipe that gets a byte when something was folded.")
+@click.option("--lifeline-fd", type=int, help="Pipe that ends with the supervisor.")
 @server_options
-def worker_command(wake_fd: int | None, notify_fd: int | None, **options: Any) -> None:
+def worker_command(
+    wake_fd: int | None, notify_fd: int | None, lifeline_fd: int | None, **options: Any
+) -> None:
     """Fold the log into the views, and seal metric points into Parquet files."""
     settings = settings_from(options)
+    end_with_parent(lifeline_fd)
     configure_logs(settings.log_level, "worker")
     stop = threading.Event()
 
