@@ -1,0 +1,230 @@
+"""The log's contract, run over every backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pysqlite3.dbapi2 as sqlite
+import pytest
+
+from events.event import LANES, Event, Lane, NewEvent
+from events.log import Log, LogError
+from events.memory_log import MemoryLog
+from events.sqlite_log import SqliteLog
+
+BACKENDS = ("memory", "sqlite")
+
+
+@pytest.fixture(params=BACKENDS)
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    """An empty log of each backend."""
+    opened: Log = MemoryLog() if request.param == "memory" else SqliteLog(tmp_path / "log.db")
+    yield opened
+    opened.close()
+
+
+def journal(subject: str, data: bytes = b"{}", kind: str = "run.updated") -> NewEvent:
+    """A journal event about a subject."""
+    return NewEvent("journal", kind, 1, subject, 1_000, data, "somebody", "127.0.0.1 test")
+
+
+def points(subject: str, data: bytes = b"\x00\x01") -> NewEvent:
+    """A points event about a subject."""
+    return NewEvent("points", "points.logged", 1, subject, 2_000, data)
+
+
+def nothing(_event: Event) -> bytes:
+    """What a scrub keeps of an event that leaves nothing."""
+    return b"{}" if _event.lane == "journal" else b""
+
+
+def test_each_lane_counts_its_own_positions_from_one(log: Log) -> None:
+    """Positions are 1, 2, 3 … in each lane, in the order of the append."""
+    assert log.append([journal("a"), points("a"), journal("b")]) == [1, 1, 2]
+    assert log.append([points("b"), journal("c")]) == [2, 3]
+    assert (log.head("journal"), log.head("points")) == (3, 2)
+
+
+def test_an_empty_log_has_head_zero(log: Log) -> None:
+    """Nothing is read from an empty log, and its heads are 0."""
+    assert [log.head(lane) for lane in LANES] == [0, 0]
+    assert log.read("journal", 0, 10) == []
+
+
+def test_what_was_appended_is_read_back_whole(log: Log) -> None:
+    """Every part of the envelope comes back, also bytes that are no text."""
+    sent = journal("run-é", '{"key": "日本"}'.encode())
+    block = points("run-é", bytes(range(256)))
+    log.append([sent, block])
+    (read,) = log.read("journal", 0, 10)
+    assert read == Event(
+        "journal",
+        1,
+        sent.type,
+        1,
+        "run-é",
+        1_000,
+        sent.data,
+        "somebody",
+        "127.0.0.1 test",
+        False,
+    )
+    assert log.read("points", 0, 10)[0].data == bytes(range(256))
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_reading_goes_on_behind_a_position(log: Log, lane: Lane) -> None:
+    """A reader that goes from page to page sees each event once, in order."""
+    make = journal if lane == "journal" else points
+    log.append([make(str(number)) for number in range(25)])
+    seen: list[str] = []
+    after = 0
+    while page := log.read(lane, after, 10):
+        seen += [event.subject for event in page]
+        after = page[-1].position
+    assert seen == [str(number) for number in range(25)]
+
+
+def test_the_events_about_a_subject_come_in_order(log: Log) -> None:
+    """`about` gives one subject's events of a lane and no other's."""
+    log.append([journal("a"), journal("b"), journal("a"), points("a")])
+    assert [event.position for event in log.about("journal", "a")] == [1, 3]
+    assert [event.position for event in log.about("points", "a")] == [1]
+    assert list(log.about("journal", "nobody")) == []
+
+
+def test_appends_of_many_threads_leave_no_gap_and_lose_nothing(log: Log) -> None:
+    """Concurrent appends get distinct positions without gaps, and a batch stays together."""
+    taken: list[list[int]] = []
+
+    def write(name: int) -> None:
+        for _ in range(20):
+            taken.append(log.append([journal(str(name)), journal(str(name))]))
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(position for pair in taken for position in pair) == list(range(1, 321))
+    assert all(second == first + 1 for first, second in taken)
+    assert log.head("journal") == 320
+
+
+def test_a_reader_beside_writers_never_misses_a_position(log: Log) -> None:
+    """Whoever has read position n finds nothing new at or before n later."""
+    done = threading.Event()
+
+    def write(name: int) -> None:
+        for _ in range(60):
+            log.append([journal(str(name))])
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    seen: list[int] = []
+    while len(seen) < 240 and not done.is_set():
+        seen += [event.position for event in log.read("journal", seen[-1] if seen else 0, 50)]
+    for thread in threads:
+        thread.join()
+    assert seen == list(range(1, 241))
+
+
+def test_a_purged_subject_is_scrubbed_and_its_positions_stay(log: Log) -> None:
+    """Scrubbing empties the data of the subject's events in both lanes and nothing else."""
+    log.append([journal("a", b'{"secret":1}'), points("a"), journal("b"), points("b")])
+    log.append([journal("a", kind="run.purged")])
+    assert log.scrub(["a"], nothing) == 2
+    first, other, purge = log.read("journal", 0, 10)
+    assert (first.data, first.scrubbed, first.position, first.type) == (
+        b"{}",
+        True,
+        1,
+        "run.updated",
+    )
+    assert (other.data, other.scrubbed) == (b"{}", False)
+    assert (purge.type, purge.scrubbed) == ("run.purged", False)
+    assert [(e.data, e.scrubbed) for e in log.read("points", 0, 10)] == [
+        (b"", True),
+        (b"\x00\x01", False),
+    ]
+    assert log.scrub(["a"], nothing) == 0
+
+
+def test_a_subject_that_is_not_purged_can_not_be_scrubbed(log: Log) -> None:
+    """Append-only: the data of a subject without a purge event can't be changed."""
+    log.append([journal("a", b'{"kept":1}')])
+    with pytest.raises(Exception, match="append-only"):
+        log.scrub(["a"], nothing)
+    assert log.read("journal", 0, 1)[0].data == b'{"kept":1}'
+
+
+def test_the_identity_stays_the_same(log: Log) -> None:
+    """A log has an id and a secret of at least 32 bytes, the same whenever asked."""
+    assert log.identity == log.identity
+    assert len(log.identity.secret) >= 32
+    assert log.identity.log_id
+
+
+def test_another_opener_of_a_sqlite_log_sees_the_same(tmp_path: Path) -> None:
+    """A second opening has the identity and the events of the first, and appends go on."""
+    first = SqliteLog(tmp_path / "log.db")
+    first.append([journal("a")])
+    second = SqliteLog(tmp_path / "log.db")
+    assert second.identity == first.identity
+    assert second.append([journal("b")]) == [2]
+    assert [event.subject for event in first.read("journal", 0, 9)] == ["a", "b"]
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM journal",
+        "UPDATE journal SET data = 'x'",
+        "UPDATE journal SET position = 9",
+        "UPDATE journal SET scrubbed = 1",
+        "UPDATE journal SET type = 'run.purged'",
+        "DELETE FROM points",
+        "UPDATE points SET data = x'00'",
+    ],
+)
+def test_the_database_itself_refuses_to_change_events(tmp_path: Path, statement: str) -> None:
+    """UPDATE and DELETE are refused by triggers, whoever opens the file."""
+    log = SqliteLog(tmp_path / "log.db")
+    log.append([journal("a"), points("a")])
+    connection = sqlite.connect(str(tmp_path / "log.db"))
+    with pytest.raises(sqlite.IntegrityError, match="append-only"):
+        connection.execute(statement)
+    connection.close()
+    log.close()
+
+
+def test_a_log_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    """A schema that this code does not know is refused with the reason."""
+    SqliteLog(tmp_path / "log.db").close()
+    connection = sqlite.connect(str(tmp_path / "log.db"))
+    connection.execute("UPDATE log_meta SET value = 99 WHERE name = 'schema_version'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(LogError, match="schema version 99"):
+        SqliteLog(tmp_path / "log.db")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A file that SQLite can't open gives a message, not a traceback of its own."""
+    (tmp_path / "log.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(LogError, match="can't be used as a log"):
+        SqliteLog(tmp_path / "log.db")
+
+
+def test_the_sqlite_log_is_durable_by_its_settings(tmp_path: Path) -> None:
+    """The writer's connection runs in WAL mode with synchronous=FULL (2)."""
+    log = SqliteLog(tmp_path / "log.db")
+    with log._writer.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    log.close()
