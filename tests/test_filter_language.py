@@ -196,7 +196,7 @@ def comparisons(draw: st.DrawFn) -> str:
     return f"{left}{space}{symbol}{space}{value}"
 
 
-_GLUE = st.sampled_from([" AND ", " and ", "\nAND\n", " AND AND ", " OR ", ", ", " "])
+_GLUE = st.sampled_from([" AND ", " and ", "\nAND\n", " AND AND ", " OR ", ", "])
 
 
 @st.composite
