@@ -1,4 +1,4 @@
-"""Logged models with their params, tags and metrics: rows and folds. Queries: model_documents.py.
+"""Logged models with their params, tags and metrics: rows and folds, and queries for single rows.
 
 Also what came out of a run: the models that it made, and the history of models in its tag.
 """
@@ -12,10 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from events.codec import Block
-from events.datasets import RUN_OUTPUTS_LOGGED, RunOutputsLogged
-from events.errors import InvalidParameterValue, ResourceDoesNotExist
+from events.datasets import RUN_OUTPUTS_LOGGED, ModelOutput, RunOutputsLogged
+from events.errors import InvalidParameterValue, ResourceAlreadyExists, ResourceDoesNotExist
 from events.event import Event
-from events.experiments import EXPERIMENT_PURGED
 from events.logged_models import (
     LOGGED_MODEL_CREATED,
     LOGGED_MODEL_DELETED,
@@ -36,10 +35,13 @@ from events.logged_models import (
 )
 from events.metrics import POINTS_LOGGED, block_of
 from events.runs import RUN_BATCH_LOGGED, RUN_PURGED, RunBatchLogged
-from projections.lifecycle import ACTIVE, DELETED, active_experiment, active_run
+from projections.lifecycle import ACTIVE, DELETED, active_experiment, active_run, not_deleted
 from projections.schema import metadata
 from projections.state import Row, State
 from projections.view import EntityView
+
+IDS_MAX = 500
+"""Ids in one IN list: statements of one size are prepared once, and no backend refuses it."""
 
 HISTORY_TAG = "mlflow.log-model.history"
 """The run tag in which MLflow keeps what older clients tell with runs/log-model."""
@@ -148,6 +150,8 @@ def bad_history(run_id: str) -> InvalidParameterValue:
 
 def fold_created(state: State, event: Event, data: LoggedModelCreated) -> None:
     """A new model in an active experiment."""
+    if state.rows(logged_models).get(event.subject) is not None:
+        raise ResourceAlreadyExists(f"Logged model with ID '{event.subject}' already exists.")
     active_experiment(state, data.experiment_id)
     for table in (logged_model_params, logged_model_tags):
         state.rows(table).begin_group(event.subject)
@@ -316,18 +320,62 @@ def fold_run_purged(state: State, event: Event, _data: Any) -> None:
 
 def fold_purged(state: State, event: Event, _data: Any) -> None:
     """Every row of the model goes; runs go on naming its id among their inputs and outputs."""
+    if _existing(state, event.subject)["lifecycle_stage"] != DELETED:
+        raise not_deleted("logged model", event.subject)
     for table in (logged_models, logged_model_params, logged_model_tags, logged_model_metrics):
         state.execute(sa.delete(table).where(table.c.model_id == event.subject))
 
 
-def fold_experiment_purged(state: State, event: Event, _data: Any) -> None:
-    """Models that were not purged one by one go with their experiment."""
-    of_experiment = sa.select(logged_models.c.model_id).where(
-        logged_models.c.experiment_id == event.subject
-    )
-    for table in (logged_model_params, logged_model_tags, logged_model_metrics):
-        state.execute(sa.delete(table).where(table.c.model_id.in_(of_experiment)))
-    state.execute(sa.delete(logged_models).where(logged_models.c.experiment_id == event.subject))
+def _keep_experiment(data: LoggedModelCreated) -> dict[str, str]:
+    return {"experiment_id": data.experiment_id}
+
+
+def fold_scrubbed_created(state: State, event: Event, kept: dict[str, str]) -> None:
+    """A purged model until its purge: its experiment could not be purged before it."""
+    fold_created(state, event, LoggedModelCreated(kept["experiment_id"], "", "", 0))
+
+
+def get_model_row(connection: sa.Connection, model_id: str, *, allow_deleted: bool = False) -> Row:
+    """The model's row; a deleted one only where that is allowed. Raises ResourceDoesNotExist."""
+    found = connection.execute(
+        sa.select(logged_models).where(logged_models.c.model_id == model_id)
+    ).first()
+    if found is None or (found.lifecycle_stage != ACTIVE and not allow_deleted):
+        raise unknown_model(model_id)
+    return dict(found._mapping)
+
+
+def outputs_of(
+    connection: sa.Connection, run_ids: Sequence[str]
+) -> dict[str, list[tuple[str, int]]]:
+    """For each run the (model id, step) of the models that it made, in order of the ids."""
+    found: dict[str, list[tuple[str, int]]] = {run_id: [] for run_id in run_ids}
+    for start in range(0, len(run_ids), IDS_MAX):
+        chunk = list(run_ids[start : start + IDS_MAX])
+        statement = sa.select(model_outputs).where(model_outputs.c.run_id.in_(chunk))
+        for run_id, model_id, step in connection.execute(statement.order_by(*model_outputs.c)):
+            found[run_id].append((model_id, step))
+    return found
+
+
+def conflicting_output(
+    connection: sa.Connection, run_id: str, given: Sequence[ModelOutput]
+) -> InvalidParameterValue | None:
+    """The refusal that these outputs would get as the views stand, or None."""
+    stored = dict(outputs_of(connection, [run_id])[run_id])
+    for model in given:
+        old = stored.get(model.model_id, model.step)
+        if old != model.step:
+            return output_moved(run_id, model.model_id, old, model.step)
+    return None
+
+
+def history_of(connection: sa.Connection, run_id: str) -> str | None:
+    """The text of the run's tag that lists its models, or None."""
+    tags = metadata.tables["tags"]
+    return connection.execute(
+        sa.select(tags.c.value).where(tags.c.run_id == run_id, tags.c.key == HISTORY_TAG)
+    ).scalar()
 
 
 VIEW = EntityView(
@@ -352,6 +400,7 @@ VIEW = EntityView(
         RUN_OUTPUTS_LOGGED: fold_outputs_logged,
         RUN_MODEL_LOGGED: fold_run_model_logged,
         RUN_PURGED: fold_run_purged,
-        EXPERIMENT_PURGED: fold_experiment_purged,
     },
+    kept={LOGGED_MODEL_CREATED: _keep_experiment},
+    scrubbed={LOGGED_MODEL_CREATED: fold_scrubbed_created, LOGGED_MODEL_DELETED: fold_deleted},
 )
