@@ -1,0 +1,268 @@
+"""The projector: verdicts, checkpoints, and stopping rather than guessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from events.codec import Series, make_block
+from events.event import NewEvent
+from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
+from events.memory_log import MemoryLog
+from events.metrics import POINTS_LOGGED, Point
+from events.runs import (
+    RUN_BATCH_LOGGED,
+    RUN_CREATED,
+    RUN_DELETED,
+    Param,
+    RunBatchLogged,
+    RunCreated,
+    RunDeleted,
+    RunTag,
+)
+from projections.database import Views
+from projections.metrics import latest_metrics
+from projections.runs import params, runs, tags
+from projections.schema import rejections
+from workers.projector import AlreadyRunning, Projector, projector_lock
+
+
+def experiment(experiment_id: str, name: str) -> NewEvent:
+    """An experiment's creation."""
+    return EXPERIMENT_CREATED.new(
+        experiment_id, ExperimentCreated(name, f"mlflow-artifacts:/{experiment_id}", 1), time=1
+    )
+
+
+def run(run_id: str, experiment_id: str = "1") -> NewEvent:
+    """A run's creation."""
+    created = RunCreated(experiment_id, "name", "user", 5, "mlflow-artifacts:/1/r/artifacts")
+    return RUN_CREATED.new(run_id, created, time=5)
+
+
+def batch(run_id: str, **fields: Any) -> NewEvent:
+    """A batch with params, tags or metrics."""
+    return RUN_BATCH_LOGGED.new(run_id, RunBatchLogged(**fields), time=6)
+
+
+def points(run_id: str, *values: tuple[int, int, float]) -> NewEvent:
+    """Points of the key `loss`: (step, timestamp, value)."""
+    block = make_block([(Series("loss"), *value) for value in values])
+    return POINTS_LOGGED.new(run_id, block, time=7)
+
+
+@pytest.fixture
+def views(tmp_path: Path) -> Iterator[Views]:
+    """Empty views."""
+    made = Views(tmp_path / "views.db", "memory")
+    assert made.create()
+    yield made
+    made.close()
+
+
+def rows(views: Views, table: sa.Table) -> list[tuple[Any, ...]]:
+    """All rows of a table, in order of its key."""
+    with views.read() as connection:
+        found = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
+        return [tuple(row) for row in found]
+
+
+def folded(views: Views, *events: NewEvent) -> MemoryLog:
+    """The views after these events; returns the log that holds them."""
+    log = MemoryLog()
+    log.append(events)
+    Projector(log, views).catch_up()
+    return log
+
+
+def test_the_first_to_take_a_name_wins(views: Views) -> None:
+    """Of two experiments with one name the later is rejected and leaves no row."""
+    folded(views, experiment("1", "vision"), experiment("2", "vision"), experiment("3", "text"))
+    assert rows(views, rejections) == [
+        (2, "2", "RESOURCE_ALREADY_EXISTS", "Experiment(name=vision) already exists.")
+    ]
+    with views.read() as connection:
+        ids = connection.exec_driver_sql("SELECT experiment_id FROM experiments").scalars().all()
+    assert sorted(ids) == ["1", "3"]
+
+
+def test_a_param_is_set_once(views: Views) -> None:
+    """Another value is rejected; the same value again is accepted."""
+    folded(
+        views,
+        experiment("1", "e"),
+        run("r"),
+        batch("r", params=[Param("lr", "0.1")]),
+        batch("r", params=[Param("lr", "0.2")]),
+        batch("r", params=[Param("lr", "0.1")]),
+    )
+    assert rows(views, params) == [("r", "lr", "0.1")]
+    assert [row[0] for row in rows(views, rejections)] == [4]
+
+
+def test_a_rejected_batch_leaves_nothing(views: Views) -> None:
+    """A batch is all or nothing: its other params, tags and metrics are not kept either."""
+    folded(
+        views,
+        experiment("1", "e"),
+        run("r"),
+        batch("r", params=[Param("lr", "0.1")]),
+        batch(
+            "r",
+            params=[Param("new", "1"), Param("lr", "0.2")],
+            tags=[RunTag("t", "1")],
+            metrics=[Point("loss", 1.0, 1)],
+        ),
+    )
+    assert rows(views, params) == [("r", "lr", "0.1")]
+    assert rows(views, tags) == []
+    assert rows(views, latest_metrics) == []
+
+
+def test_writing_to_a_deleted_or_missing_run_is_rejected(views: Views) -> None:
+    """A deleted run takes nothing, and a run that never was is not made by logging to it."""
+    folded(
+        views,
+        experiment("1", "e"),
+        run("r"),
+        RUN_DELETED.new("r", RunDeleted(), time=9),
+        batch("r", tags=[RunTag("t", "1")]),
+        batch("nobody", tags=[RunTag("t", "1")]),
+        run("orphan", "99"),
+    )
+    codes = [(row[0], row[2]) for row in rows(views, rejections)]
+    assert codes == [
+        (4, "INVALID_PARAMETER_VALUE"),
+        (5, "RESOURCE_DOES_NOT_EXIST"),
+        (6, "RESOURCE_DOES_NOT_EXIST"),
+    ]
+    assert len(rows(views, runs)) == 1
+
+
+def test_the_latest_metric_does_not_depend_on_the_order(views: Views, tmp_path: Path) -> None:
+    """The greatest (step, timestamp, value) is the latest, whichever came first."""
+    values = [(1, 5, 0.5), (3, 1, float("nan")), (3, 1, -2.0), (2, 9, 9.0), (3, 1, 0.0)]
+    start = (experiment("1", "e"), run("r"))
+    folded(views, *start, *(points("r", value) for value in values))
+    other = Views(tmp_path / "other.db", "memory")
+    other.create()
+    folded(other, *start, points("r", *reversed(values)))
+    assert rows(views, latest_metrics) == rows(other, latest_metrics)
+    (latest,) = rows(views, latest_metrics)
+    assert latest == ("r", "loss", 0.0, 1, 3, True)
+    other.close()
+
+
+def test_folding_goes_on_where_the_rows_stand(views: Views) -> None:
+    """Small steps fold each event once: rows and checkpoint move together."""
+    log = MemoryLog()
+    log.append([experiment("1", "e")])
+    log.append([run(f"r{number}") for number in range(10)])
+    for _ in range(4):
+        Projector(log, views).step("journal", limit=3)
+    assert len(rows(views, runs)) == 10
+    assert views.checkpoints()["journal"].position == 11
+    assert Projector(log, views).step("journal") == 0
+
+
+def test_a_failing_batch_moves_neither_rows_nor_checkpoint(
+    views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the write fails at the end of the batch, nothing of it is there."""
+    log = MemoryLog()
+    log.append([experiment("1", "e")])
+    projector = Projector(log, views)
+
+    def broken(_state: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("projections.state.State.flush", broken)
+        with pytest.raises(OSError, match="disk full"):
+            projector.step("journal")
+    assert views.checkpoints()["journal"].position == 0
+    assert projector.step("journal") == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (NewEvent("journal", "run.teleported", 1, "r", 1, b"{}"), "does not know"),
+        (NewEvent("journal", "run.created", 99, "r", 1, b"{}"), "does not know"),
+        (NewEvent("journal", "run.created", 1, "r", 1, b"{not json"), "DecodeError"),
+        (NewEvent("journal", "run.created", 1, "r", 1, b"{}"), "missing required"),
+    ],
+)
+def test_what_can_not_be_folded_stops_its_lane(views: Views, event: NewEvent, reason: str) -> None:
+    """An unknown or broken event stops the journal there: named, not skipped; the rest stays."""
+    log = folded(views, experiment("1", "e"), run("a"), event, run("b"), points("a", (1, 1, 1.0)))
+    checkpoints = views.checkpoints()
+    assert checkpoints["journal"].position == 2
+    stopped = checkpoints["journal"].stopped
+    assert stopped is not None
+    assert "journal 3" in stopped
+    assert reason in stopped
+    assert [row[0] for row in rows(views, runs)] == ["a"]
+    # The other lane goes on, and so do appends.
+    assert checkpoints["points"].position == 1
+    assert log.append([run("c")]) == [5]
+
+
+def test_a_broken_block_stops_the_points_lane_only(views: Views) -> None:
+    """Bytes that are no block of points stop the points lane; the journal goes on."""
+    log = folded(
+        views,
+        experiment("1", "e"),
+        run("a"),
+        points("a", (1, 1, 1.0)),
+        NewEvent("points", "points.logged", 1, "a", 1, b"\x07rubbish"),
+        points("a", (2, 2, 2.0)),
+    )
+    assert views.checkpoints()["points"].position == 1
+    assert views.checkpoints()["journal"].stopped is None
+    log.append([run("b")])
+    Projector(log, views).catch_up()
+    assert len(rows(views, runs)) == 2
+
+
+def test_folding_goes_on_once_the_stop_is_mended(
+    views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer version that knows the event folds it and all behind it."""
+    events = [experiment("1", "e"), run("a"), run("b")]
+    log = MemoryLog()
+    log.append(events)
+    with monkeypatch.context() as patch:
+        patch.setattr("projections.folding._TYPES", {("experiment.created", 1): EXPERIMENT_CREATED})
+        Projector(log, views).catch_up()
+        assert views.checkpoints()["journal"].stopped is not None
+    Projector(log, views).catch_up()
+    assert views.checkpoints()["journal"].stopped is None
+    assert len(rows(views, runs)) == 2
+
+
+def test_only_one_process_folds(tmp_path: Path) -> None:
+    """Whoever comes second is told that another folds these views."""
+    with (
+        projector_lock(tmp_path / "views.db"),
+        pytest.raises(AlreadyRunning, match="already"),
+        projector_lock(tmp_path / "views.db"),
+    ):
+        pass
+    with projector_lock(tmp_path / "views.db"):
+        assert (tmp_path / "views.db.lock").exists()
+
+
+def test_views_of_other_code_or_another_log_are_made_again(tmp_path: Path) -> None:
+    """Views carry the fingerprint of their log and folds; what does not match is replaced."""
+    first = Views(tmp_path / "views.db", "log-a")
+    assert first.create()
+    assert not first.create()
+    second = Views(tmp_path / "views.db", "log-b")
+    assert second.create()
+    first.close()
+    second.close()
