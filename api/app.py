@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import experiments, run_logging, runs
+from api import experiments, metrics, run_logging, runs
 from api.errors import EXCEPTION_HANDLERS, UnexpectedErrors
 from api.services import Gate, Reader, Services, Writer, eventual
 from api.watch import Watch
@@ -59,6 +59,7 @@ def tracking_routes() -> list[Route]:
         *experiments.ROUTES,
         *runs.ROUTES,
         *run_logging.ROUTES,
+        *metrics.ROUTES,
     ]
 
 

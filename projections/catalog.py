@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from events.catalog import EVENT_TYPES
-from projections import datasets, experiments, logged_models, metrics, runs
+from projections import datasets, experiments, logged_models, metrics, runs, segments
 from projections.view import EntityView
 
 VIEWS: tuple[EntityView, ...] = (
@@ -12,6 +12,7 @@ VIEWS: tuple[EntityView, ...] = (
     datasets.VIEW,
     logged_models.VIEW,
     metrics.VIEW,
+    segments.VIEW,
 )
 
 __all__ = ["EVENT_TYPES", "VIEWS"]

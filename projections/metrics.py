@@ -39,11 +39,16 @@ blocks = sa.Table(
     "blocks",
     metadata,
     sa.Column("block_id", sa.Integer, primary_key=True),
-    sa.Column("run_id", sa.Text, nullable=False, index=True),
+    sa.Column("run_id", sa.Text, nullable=False),
     sa.Column("points", sa.Integer, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Index("blocks_by_run", "run_id", "points"),
+    sqlite_autoincrement=True,
 )
-"""Points that are in no segment yet, in the log's columnar form (events/codec.py)."""
+"""Points that are in no segment yet, in the log's columnar form (events/codec.py).
+
+An id is never used again, so that the sealer removes no block but those it has sealed; its index
+holds what it asks for at each round."""
 
 _COLLECTED = "points"
 

@@ -1,0 +1,300 @@
+"""The history of metrics: every point of a key, from segments and unsealed blocks together.
+
+A query reads which segments and blocks there are in one snapshot of the views, so that a point
+that is being sealed or merged meanwhile is seen exactly once. Where a file of the snapshot is
+gone by the time it is opened the query raises `SegmentGone`: ask again with a new snapshot.
+
+Points are a set. What makes two points one is what MLflow's store keeps of them: timestamp, step
+and value, with NaN as one value, no sign on zero and the infinities as the largest floats.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from events.codec import Block, Float64s, Int64s, decode_block
+from projections.lake import SegmentGone, read_history, read_run
+from projections.metrics import blocks
+from projections.page_tokens import Position
+from projections.schema import purged
+from projections.segments import paths_of
+
+__all__ = ["Points", "SegmentGone", "bulk_history", "metric_history", "run_points", "sampled"]
+
+BATCH_POINTS_MAX = 2_000_000
+"""Runs are read together while they have fewer points than this, of whatever keys."""
+BATCH_RUNS_MAX = 100
+FLOAT_MAX = sys.float_info.max
+Steps = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Points of one run and key, as columns of equal length, without repetitions."""
+
+    timestamps: Int64s
+    """Milliseconds since the epoch."""
+    steps: Int64s
+    values: Float64s
+    """NaN as NaN; no infinities, see the module."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def at(self, places: slice | npt.NDArray[np.int64]) -> Points:
+        """The points at these places."""
+        return Points(self.timestamps[places], self.steps[places], self.values[places])
+
+
+def metric_history(
+    connection: sa.Connection,
+    lake: Path,
+    run_id: str,
+    key: str,
+    limit: int | None = None,
+    after: Position | None = None,
+) -> tuple[Points, Position | None]:
+    """A run's points of a key in order of timestamp, step, value (NaN as 0, behind 0).
+
+    With a `limit`: so many behind the position `after`, and the position to go on from.
+    """
+    earliest = None if after is None else _whole(after[0])
+    found = _read(connection, lake, [run_id], key, timestamp_min=earliest)
+    points = _in_order(found.get(run_id, []), by_step=False)
+    start = 0 if after is None else _place_behind(points, after)
+    if limit is None or start + limit >= len(points):
+        return points.at(slice(start, None)), None
+    last = start + limit - 1
+    return points.at(slice(start, start + limit)), _position(points, last)
+
+
+def bulk_history(
+    connection: sa.Connection, lake: Path, run_ids: Sequence[str], key: str, limit: int
+) -> list[tuple[str, Points]]:
+    """The first `limit` points of runs in order of run id, timestamp, step, value."""
+    answer: list[tuple[str, Points]] = []
+    for batch in _batches(connection, sorted(set(run_ids))):
+        if limit <= 0:
+            break
+        found = _read(connection, lake, batch, key)
+        for run_id in batch:
+            points = _in_order(found.pop(run_id, []), by_step=False).at(slice(0, limit))
+            limit -= len(points)
+            answer.append((run_id, points))
+    return answer
+
+
+def sampled(
+    connection: sa.Connection,
+    lake: Path,
+    run_ids: Sequence[str],
+    key: str,
+    points_max: int,
+    steps: Steps | None = None,
+) -> list[tuple[str, Points]]:
+    """For each run in the order given up to `points_max` points in order of step, timestamp,
+    value; of more than that a choice that keeps the first, the last and the extremes (`thinned`).
+
+    `steps` bounds the steps, both ends included.
+    """
+    chosen: dict[str, Points] = {}
+    for batch in _batches(connection, list(dict.fromkeys(run_ids))):
+        found = _read(connection, lake, batch, key, steps)
+        for run_id in batch:
+            points = _in_order(found.pop(run_id, []), by_step=True)
+            chosen[run_id] = points.at(thinned(points.values, points_max))
+    return [(run_id, chosen[run_id]) for run_id in run_ids]
+
+
+def thinned(values: Float64s, points_max: int) -> npt.NDArray[np.int64]:
+    """The places, in order, of at most `points_max` of these values, which show how they run.
+
+    First and last stay. What is between is cut into equal parts, and of each the smallest and the
+    greatest stay: no peak of the curve is lost, however narrow. One point is the last, as in
+    MLflow; a third alone is the one that is farthest from the line between first and last.
+    """
+    count = len(values)
+    if count <= points_max:
+        return np.arange(count)
+    if points_max <= 1:
+        return np.array([count - 1])
+    if points_max == 2:
+        return np.array([0, count - 1])
+    inner = values[1:-1]
+    if points_max == 3:
+        line = np.linspace(values[0], values[-1], count)[1:-1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.abs(inner - np.nan_to_num(line))
+        return np.array([0, 1 + int(np.argmax(np.nan_to_num(distance))), count - 1])
+    parts = (points_max - 2) // 2
+    edges = np.linspace(0, len(inner), parts + 1).astype(np.int64)[:-1]
+    smallest = _first_places(np.where(np.isnan(inner), np.inf, inner), edges, np.minimum)
+    greatest = _first_places(np.where(np.isnan(inner), -np.inf, inner), edges, np.maximum)
+    return np.unique(np.concatenate(([0], 1 + smallest, 1 + greatest, [count - 1])))
+
+
+def _first_places(values: Float64s, edges: npt.NDArray[np.int64], best: np.ufunc) -> Int64s:
+    """For each part, which begins at its edge, the first place of its least or greatest value."""
+    lengths = np.diff(np.append(edges, len(values)))
+    per_part = best.reduceat(values, edges)
+    hits = np.flatnonzero(values == np.repeat(per_part, lengths))
+    parts = np.searchsorted(edges, hits, side="right")
+    firsts: Int64s = hits[np.append(True, parts[1:] != parts[:-1])]
+    return firsts
+
+
+def run_points(connection: sa.Connection, lake: Path, run_id: str) -> Iterator[Block]:
+    """All points of a run with their series, a block at a time; a point may come more than once.
+
+    Raises SegmentGone.
+    """
+    for (data,) in connection.execute(sa.select(blocks.c.data).where(blocks.c.run_id == run_id)):
+        yield decode_block(data)
+    paths = [path for path, _ in paths_of(connection, [run_id])[run_id]]
+    yield from read_run(lake, paths, run_id)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Points as one block or the segments hold them."""
+
+    timestamps: Int64s
+    steps: Int64s
+    values: Float64s
+
+
+def _read(
+    connection: sa.Connection,
+    lake: Path,
+    run_ids: Sequence[str],
+    key: str,
+    steps: Steps | None = None,
+    timestamp_min: int | None = None,
+) -> dict[str, list[_Part]]:
+    """What blocks and segments hold of the key, by run."""
+    gone = connection.execute(sa.select(purged.c.subject).where(purged.c.subject.in_(run_ids)))
+    wanted = sorted(set(run_ids) - set(gone.scalars()))
+    found: dict[str, list[_Part]] = {run_id: [] for run_id in wanted}
+    statement = sa.select(blocks.c.run_id, blocks.c.data).where(blocks.c.run_id.in_(wanted))
+    for run_id, data in connection.execute(statement):
+        part = _of_block(decode_block(data), key, steps)
+        if part is not None:
+            found[run_id].append(part)
+    by_run = paths_of(connection, wanted)
+    sealed = [run_id for run_id in wanted if by_run[run_id]]
+    if sealed:
+        paths = sorted({path for run_id in sealed for path, _ in by_run[run_id]})
+        columns = read_history(lake, paths, sealed, key, steps, timestamp_min)
+        all_points = _Part(columns["timestamp"], columns["step"], columns["value"])
+        if len(sealed) == 1:
+            found[sealed[0]].append(all_points)
+        else:
+            for place, part in _by_place(columns["place"], all_points):
+                found[sealed[place - 1]].append(part)
+    return found
+
+
+def _by_place(places: npt.NDArray[np.int32], part: _Part) -> Iterator[tuple[int, _Part]]:
+    order = np.argsort(places, kind="stable")
+    ordered = places[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]).tolist()
+    ends = [*starts[1:], len(ordered)] if starts else []
+    for start, end in zip(starts, ends, strict=True):
+        at = order[start:end]
+        yield int(ordered[start]), _Part(part.timestamps[at], part.steps[at], part.values[at])
+
+
+def _of_block(block: Block, key: str, steps: Steps | None) -> _Part | None:
+    places = [place for place, series in enumerate(block.series) if series.key == key]
+    if not places:
+        return None
+    if len(block.series) > len(places):
+        chosen = block.index == places[0] if len(places) == 1 else np.isin(block.index, places)
+    else:
+        chosen = np.ones(len(block), np.bool_)
+    if steps is not None:
+        chosen &= (block.steps >= steps[0]) & (block.steps <= steps[1])
+    return _Part(block.timestamps[chosen], block.steps[chosen], block.values[chosen])
+
+
+def _in_order(parts: Sequence[_Part], *, by_step: bool) -> Points:
+    """The points as a set, sorted by timestamp and step or by step and timestamp, then value."""
+    if not parts:
+        return Points(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
+    timestamps = np.concatenate([part.timestamps for part in parts])
+    steps = np.concatenate([part.steps for part in parts])
+    # Adding 0.0 takes the sign off a zero.
+    values = np.clip(np.concatenate([part.values for part in parts]), -FLOAT_MAX, FLOAT_MAX) + 0.0
+    points = Points(timestamps, steps, values)
+    first, second = (steps, timestamps) if by_step else (timestamps, steps)
+    if len(first) < 2 or bool(np.all(first[1:] > first[:-1])):
+        return points
+    is_nan = np.isnan(values)
+    compared = np.where(is_nan, 0.0, values)
+    order = np.lexsort((is_nan, compared, second, first))
+    columns = [column[order] for column in (first, second, compared, is_nan)]
+    differs = np.append(True, np.zeros(len(order) - 1, np.bool_))
+    for column in columns:
+        differs[1:] |= column[1:] != column[:-1]
+    return points.at(order[differs])
+
+
+def _position(points: Points, place: int) -> Position:
+    value = float(points.values[place])
+    is_nan = value != value
+    compared = 0.0 if is_nan else value
+    return int(points.timestamps[place]), int(points.steps[place]), compared, is_nan
+
+
+def _place_behind(points: Points, after: Position) -> int:
+    """The first place behind a position."""
+    timestamp = _whole(after[0])
+    low = int(np.searchsorted(points.timestamps, timestamp, side="left"))
+    high = int(np.searchsorted(points.timestamps, timestamp, side="right"))
+    wanted = tuple(after)
+    while low < high:
+        middle = (low + high) // 2
+        # Four numbers each, compared in their order.
+        if _position(points, middle) <= wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"a position in a history begins with a timestamp, not {value!r}")
+    return value
+
+
+def _batches(connection: sa.Connection, run_ids: Sequence[str]) -> Iterator[list[str]]:
+    """The runs in their order, so many at a time as have a bounded number of points."""
+    if not run_ids:
+        return
+    counts = {run_id: 0 for run_id in run_ids}
+    for run_id, found in paths_of(connection, run_ids).items():
+        counts[run_id] += sum(points for _, points in found)
+    statement = (
+        sa.select(blocks.c.run_id, sa.func.sum(blocks.c.points))
+        .where(blocks.c.run_id.in_(run_ids))
+        .group_by(blocks.c.run_id)
+    )
+    for run_id, points in connection.execute(statement):
+        counts[run_id] += points
+    batch: list[str] = []
+    total = 0
+    for run_id in run_ids:
+        if batch and (total + counts[run_id] > BATCH_POINTS_MAX or len(batch) >= BATCH_RUNS_MAX):
+            yield batch
+            batch, total = [], 0
+        batch.append(run_id)
+        total += counts[run_id]
+    yield batch

@@ -1,0 +1,317 @@
+"""The lake's files: sorted Parquet of metric points, written and read by DuckDB.
+
+This is the one home of DuckDB. What a file holds and how it is named is told in docs/lake.md;
+which files belong to the views is told by the manifest (projections/segments.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import uuid_utils
+
+from events.codec import Block, Float64s, Int64s, Series
+
+COLUMNS = (
+    "run_id",
+    "key",
+    "step",
+    "timestamp",
+    "value",
+    "model_id",
+    "dataset_name",
+    "dataset_digest",
+)
+"""The columns of a segment, which are also its sort order."""
+
+ROW_GROUP_ROWS = 32_768
+"""Small enough that one run's history of one key reads little besides, large enough that the
+footer of a file with 16 million points stays under 1 MB."""
+READER_MEMORY_MB = 256
+READER_THREADS = 2
+WRITING = ".writing"
+"""The ending of a file that is not whole yet."""
+
+DuckDB = duckdb.DuckDBPyConnection
+
+
+class SegmentGone(Exception):
+    """A segment file that a snapshot named is no longer there: compaction has replaced it, or the
+    views were replaced. A new snapshot names the files that are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A segment file that is whole and durable."""
+
+    segment_id: str
+    path: str
+    """Relative to the lake."""
+    size_bytes: int
+    runs: dict[str, int]
+    """How many points each run has in it."""
+
+    @property
+    def points(self) -> int:
+        return sum(self.runs.values())
+
+
+def open_duckdb(*, memory_mb: int, threads: int, temp: Path | None) -> DuckDB:
+    """An in-memory DuckDB with these bounds; it never goes to the network.
+
+    `temp` is the folder for what does not fit the memory; None: nothing is spilled.
+    """
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "memory_limit": f"{memory_mb}MB",
+            "threads": threads,
+            "temp_directory": "" if temp is None else str(temp),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "python_enable_replacements": False,
+        },
+    )
+    # Parquet is part of the wheel; this reads no file and downloads nothing.
+    connection.execute("LOAD parquet")
+    return connection
+
+
+_local = threading.local()
+_lock = threading.Lock()
+_shared: list[DuckDB] = []
+
+
+def reader_cursor() -> DuckDB:
+    """This thread's cursor on the one connection for reading that a process has.
+
+    The first call opens DuckDB; a server that was never asked for a sealed history has not.
+    """
+    cursor: DuckDB | None = getattr(_local, "cursor", None)
+    if cursor is None:
+        with _lock:
+            if not _shared:
+                opened = open_duckdb(memory_mb=READER_MEMORY_MB, threads=READER_THREADS, temp=None)
+                # Segments never change, so what was read of their footers stays right.
+                opened.execute("SET parquet_metadata_cache = true")
+                _shared.append(opened)
+            cursor = _local.cursor = _shared[0].cursor()
+    return cursor
+
+
+def files(lake: Path, paths: Sequence[str]) -> list[str]:
+    """Paths of the lake as DuckDB's read_parquet takes them: it would expand `*`, `?` and `[`."""
+    return [re.sub(r"([\[*?])", r"[\1]", str(lake / path)) for path in paths]
+
+
+def read_history(
+    lake: Path,
+    paths: Sequence[str],
+    run_ids: Sequence[str],
+    key: str,
+    steps: tuple[int, int] | None,
+    timestamp_min: int | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Points of one key: arrays `place` (1 for the first of `run_ids`), `timestamp`, `step`,
+    `value`, in no order. `steps` bounds the step, both ends included.
+
+    Raises SegmentGone where a file is missing.
+    """
+    query = "SELECT list_position(?, run_id) AS place, timestamp, step, value"
+    query += " FROM read_parquet(?, hive_partitioning = false) WHERE key = ? AND run_id IN ("
+    query += ", ".join("?" * len(run_ids)) + ")"
+    values: list[Any] = [list(run_ids), files(lake, paths), key, *run_ids]
+    if steps is not None:
+        query += " AND step BETWEEN ? AND ?"
+        values += steps
+    if timestamp_min is not None:
+        query += " AND timestamp >= ?"
+        values.append(timestamp_min)
+    return _fetch(query, values)
+
+
+def read_run(lake: Path, paths: Sequence[str], run_id: str) -> Iterator[Block]:
+    """All points of a run, as blocks in the files' order. Raises SegmentGone."""
+    query = f"SELECT {', '.join(COLUMNS[1:])} FROM read_parquet(?, hive_partitioning = false)"
+    for path in paths:
+        found = _fetch(query + " WHERE run_id = ?", [files(lake, [path]), run_id])
+        names = [_texts(found[name]) for name in ("key", *COLUMNS[5:])]
+        places: dict[Series, int] = {}
+        index = [
+            places.setdefault(Series(*entry), len(places)) for entry in zip(*names, strict=True)
+        ]
+        yield Block(
+            list(places),
+            np.array(index, np.uint32),
+            found["step"],
+            found["timestamp"],
+            found["value"],
+        )
+
+
+def _texts(column: npt.NDArray[Any]) -> list[Any]:
+    """A column of text as a list; DuckDB gives a masked array where there are nulls."""
+    return column.tolist()  # type: ignore[no-any-return]
+
+
+def _fetch(query: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return reader_cursor().execute(query, values).fetchnumpy()
+    except duckdb.IOException as error:
+        raise SegmentGone(str(error)) from error
+
+
+def write_points(
+    cursor: DuckDB, lake: Path, experiment_id: str, generation: str, blocks: dict[str, list[Block]]
+) -> Written:
+    """Writes the points of blocks, by run, as one segment."""
+    places: dict[tuple[str, Series], int] = {}
+    index, steps, timestamps, values = [], [], [], []
+    for run_id, given in blocks.items():
+        for block in given:
+            mapping = [places.setdefault((run_id, s), len(places)) for s in block.series]
+            index.append(np.array(mapping, np.uint32)[block.index])
+            steps.append(block.steps)
+            timestamps.append(block.timestamps)
+            values.append(block.values)
+    points = {
+        "place": np.concatenate(index),
+        "step": np.concatenate(steps),
+        "timestamp": np.concatenate(timestamps),
+        "value": np.concatenate(values),
+    }
+    names = {
+        "place": np.arange(len(places), dtype=np.uint32),
+        "run_id": np.array([run_id for run_id, _ in places], object),
+        **{
+            name: np.array([getattr(series, name) for _, series in places], object)
+            for name in ("key", *COLUMNS[5:])
+        },
+    }
+    cursor.register("points", points)
+    cursor.register("names", names)
+    try:
+        # A column of nothing but None has no type of its own.
+        selected = ", ".join(f"{n}::VARCHAR AS {n}" if n in COLUMNS[5:] else n for n in COLUMNS)
+        source = f"SELECT {selected} FROM points JOIN names USING (place)"
+        return _write(cursor, lake, experiment_id, generation, source)
+    finally:
+        cursor.unregister("points")
+        cursor.unregister("names")
+
+
+def merge_files(
+    cursor: DuckDB,
+    lake: Path,
+    experiment_id: str,
+    generation: str,
+    paths: Sequence[str],
+    without: Sequence[str] = (),
+) -> Written:
+    """Writes the points of several segments as one, leaving out some runs.
+
+    What does not fit the cursor's memory is spilled. Raises SegmentGone.
+    """
+    listed = ", ".join(map(_quoted, files(lake, paths)))
+    source = f"SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}], hive_partitioning = false)"
+    if without:
+        source += f" WHERE run_id NOT IN ({', '.join(map(_quoted, without))})"
+    return _write(cursor, lake, experiment_id, generation, source)
+
+
+def _write(cursor: DuckDB, lake: Path, experiment_id: str, generation: str, source: str) -> Written:
+    segment_id = str(uuid_utils.uuid7())
+    path = segment_path(experiment_id, generation, segment_id)
+    target = lake / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + WRITING)
+    columns = ", ".join(COLUMNS)
+    # Sorted by every column, the same point twice is two neighbours. A window without an order
+    # goes over the sorted rows as they come; DISTINCT would need memory for all of them.
+    before = ", ".join(f"lag({name}) OVER () AS before_{name}" for name in COLUMNS)
+    differs = " OR ".join(f"{name} IS DISTINCT FROM before_{name}" for name in COLUMNS)
+    query = (
+        f"SELECT {columns} FROM (SELECT {columns}, {before} FROM ({source} ORDER BY {columns}))"
+        f" WHERE {differs}"
+    )
+    options = (
+        f"FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
+    )
+    try:
+        cursor.execute(f"COPY ({query}) TO {_quoted(str(temporary))} ({options})")
+        counts = cursor.execute(
+            "SELECT run_id, count(*) FROM read_parquet(?, hive_partitioning = false)"
+            " GROUP BY run_id",
+            [files(lake, [path + WRITING])],
+        ).fetchall()
+        _make_durable(temporary)
+        temporary.rename(target)
+        _make_durable(target.parent)
+    except duckdb.IOException as error:
+        temporary.unlink(missing_ok=True)
+        raise SegmentGone(str(error)) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return Written(segment_id, path, target.stat().st_size, dict(counts))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _make_durable(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def segment_path(experiment_id: str, generation: str, segment_id: str) -> str:
+    """Where a segment lies in the lake."""
+    return (
+        f"experiment_id={quote(experiment_id, safe='')}/metrics/{generation}-{segment_id}.parquet"
+    )
+
+
+def remove_file(lake: Path, path: str) -> None:
+    """Deletes a segment file, and its experiment's folders where they are empty then."""
+    target = lake / path
+    target.unlink(missing_ok=True)
+    for folder in (target.parent, target.parent.parent):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A segment file that is there, whatever the manifest says."""
+
+    path: str
+    generation: str
+    modified_s: float
+    """Seconds since the epoch."""
+
+
+def found_files(lake: Path) -> Iterator[Found]:
+    """Every segment file in the lake, also those that are not whole."""
+    for file in lake.glob("experiment_id=*/metrics/*.parquet*"):
+        with contextlib.suppress(FileNotFoundError):
+            generation = file.name.partition("-")[0]
+            yield Found(str(file.relative_to(lake)), generation, file.stat().st_mtime)
+
+
+__all__ = ["COLUMNS", "Float64s", "Found", "Int64s", "SegmentGone", "Written"]

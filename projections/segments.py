@@ -1,0 +1,220 @@
+"""The manifest: which segment files of the lake belong to these views, and which run is in which.
+
+A segment is part of the views from the transaction that adds its rows here, which is also the one
+that removes the blocks or the older segments that it was made from. So a reader's snapshot holds
+each point once, in a block or in a segment.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from projections.lake import Written
+from projections.metrics import blocks
+from projections.schema import metadata, purged, view_meta
+from projections.view import EntityView
+
+segments = sa.Table(
+    "segments",
+    metadata,
+    sa.Column("segment_id", sa.Text, primary_key=True),
+    sa.Column("experiment_id", sa.Text, nullable=False, index=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("points", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+"""The segment files. `path` is relative to the lake."""
+
+segment_runs = sa.Table(
+    "segment_runs",
+    metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("segment_id", sa.Text, primary_key=True, index=True),
+    sa.Column("points", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Which runs have how many points in which segment."""
+
+retired_segments = sa.Table(
+    "retired_segments",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("experiment_id", sa.Text, nullable=False, index=True),
+    sa.Column("retired_ms", sa.BigInteger, nullable=False),
+)
+"""Files that were merged into others; a reader with an older snapshot may still want them."""
+
+LAYOUT_TABLES = (blocks, segments, segment_runs, retired_segments)
+"""How the points are stored rather than which there are. Views that were rebuilt may differ in
+these rows; the points that `projections.history` reads from them may not."""
+
+GENERATION = "lake_generation"
+_IDS_MAX = 500
+
+
+class ViewsDatabase(Protocol):
+    """What the sealer needs of a views database; `projections.database.Views` is one."""
+
+    def read(self) -> AbstractContextManager[sa.Connection]:
+        """A connection in a read transaction."""
+
+    def write(self) -> AbstractContextManager[sa.Connection]:
+        """A connection in a write transaction, committed at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One row of the manifest."""
+
+    segment_id: str
+    experiment_id: str
+    path: str
+    points: int
+
+
+def generation_of(connection: sa.Connection) -> str | None:
+    """The name of these views that begins the names of their files; None while there is none.
+
+    Views that are rebuilt beside the live ones write into the same lake, and a views database that
+    takes another's place has other blocks under the same ids: this tells them apart.
+    """
+    found = connection.execute(
+        sa.select(view_meta.c.value).where(view_meta.c.name == GENERATION)
+    ).scalar()
+    return None if found is None else str(found)
+
+
+def create_generation(connection: sa.Connection) -> str:
+    """The generation of these views; a new one where they have none. Needs a write transaction."""
+    found = generation_of(connection)
+    if found is None:
+        found = secrets.token_hex(4)
+        connection.execute(sa.insert(view_meta).values(name=GENERATION, value=found))
+    return found
+
+
+def paths_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
+    """For each run the (path, points of the run) of its segments."""
+    found: dict[str, list[tuple[str, int]]] = {run_id: [] for run_id in run_ids}
+    for start in range(0, len(run_ids), _IDS_MAX):
+        chunk = list(run_ids[start : start + _IDS_MAX])
+        statement = (
+            sa.select(segment_runs.c.run_id, segments.c.path, segment_runs.c.points)
+            .join(segments, segments.c.segment_id == segment_runs.c.segment_id)
+            .where(segment_runs.c.run_id.in_(chunk))
+            .order_by(segment_runs.c.run_id, segment_runs.c.segment_id)
+        )
+        for run_id, path, points in connection.execute(statement):
+            found[run_id].append((path, points))
+    return found
+
+
+def segments_of(connection: sa.Connection, experiment_id: str) -> list[Segment]:
+    """The experiment's segments, smallest first."""
+    statement = (
+        sa.select(
+            segments.c.segment_id, segments.c.experiment_id, segments.c.path, segments.c.points
+        )
+        .where(segments.c.experiment_id == experiment_id)
+        .order_by(segments.c.points, segments.c.segment_id)
+    )
+    return [Segment(*row) for row in connection.execute(statement)]
+
+
+def runs_in(connection: sa.Connection, segment_ids: Sequence[str]) -> set[str]:
+    """The runs that have points in any of these segments."""
+    statement = sa.select(segment_runs.c.run_id).where(segment_runs.c.segment_id.in_(segment_ids))
+    return set(connection.execute(statement).scalars())
+
+
+def with_purged_runs(connection: sa.Connection) -> list[Segment]:
+    """The segments that hold points of runs, or are of experiments, that gc has purged."""
+    by_run = sa.select(segment_runs.c.segment_id).join(
+        purged, purged.c.subject == segment_runs.c.run_id
+    )
+    by_experiment = sa.select(purged.c.subject)
+    statement = sa.select(
+        segments.c.segment_id, segments.c.experiment_id, segments.c.path, segments.c.points
+    ).where(
+        segments.c.segment_id.in_(by_run) | segments.c.experiment_id.in_(by_experiment),
+    )
+    return [Segment(*row) for row in connection.execute(statement)]
+
+
+def add(connection: sa.Connection, experiment_id: str, written: Written) -> None:
+    """Makes a file part of the views."""
+    connection.execute(
+        sa.insert(segments).values(
+            segment_id=written.segment_id,
+            experiment_id=experiment_id,
+            path=written.path,
+            points=written.points,
+            bytes=written.size_bytes,
+        )
+    )
+    connection.execute(
+        sa.insert(segment_runs),
+        [
+            {"run_id": run_id, "segment_id": written.segment_id, "points": points}
+            for run_id, points in written.runs.items()
+        ],
+    )
+
+
+def remove(connection: sa.Connection, given: Iterable[Segment]) -> bool:
+    """Takes files out of the views; False where one of them was not part any more."""
+    ids = [segment.segment_id for segment in given]
+    gone = connection.execute(sa.delete(segments).where(segments.c.segment_id.in_(ids))).rowcount
+    connection.execute(sa.delete(segment_runs).where(segment_runs.c.segment_id.in_(ids)))
+    return gone == len(ids)
+
+
+def retire(connection: sa.Connection, given: Iterable[Segment], now_ms: int) -> None:
+    """Notes files for deletion after a grace time."""
+    connection.execute(
+        sa.insert(retired_segments),
+        [
+            {"path": item.path, "experiment_id": item.experiment_id, "retired_ms": now_ms}
+            for item in given
+        ],
+    )
+
+
+def known_paths(connection: sa.Connection) -> set[str]:
+    """The files that the views know: those they are made of, and the retired ones."""
+    known = set(connection.execute(sa.select(segments.c.path)).scalars())
+    known.update(connection.execute(sa.select(retired_segments.c.path)).scalars())
+    return known
+
+
+def make_durable(connection: sa.Connection) -> None:
+    """Brings what was committed to the disk.
+
+    The views need no fsync per commit, being made from the log. But once a file is deleted they
+    must not fall back, after a loss of power, to a manifest that names it.
+    """
+    database = connection.engine.url.database
+    if connection.dialect.name != "sqlite" or not database:
+        return
+    for path in (Path(database + "-wal"), Path(database)):
+        if path.exists():
+            opened = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+
+
+VIEW = EntityView(
+    name="segments",
+    tables=(segments, segment_runs, retired_segments),
+    folds={},
+)
