@@ -1,6 +1,6 @@
 """Artifacts: those of a run, and the proxy through which clients keep theirs on this server."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -11,18 +11,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.answers import json_answer
-from api.downloads import stream_file
 from api.errors import error_response
 from api.requests import Int32, RequiredText, RunId, decode
 from api.services import services_of
-from events.blobs import BlobStore, Entry, Upload, blob_path, safe_path
+from api.transfers import list_answer, store_body, stream_file, too_large
+from events.blobs import BlobStore, blob_path, safe_path
 from events.errors import InvalidParameterValue, NotImplementedHere
 from projections.runs import artifact_uri
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 UPLOAD_BYTES_MAX: Final = 10 * 1024 * 1024
-WRITE_BYTES: Final = 1024 * 1024
 EXPIRATION_S_MAX: Final = 7 * 24 * 3600
 FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -111,7 +110,7 @@ async def upload_run_artifact(request: Request) -> Response:
         raise InvalidParameterValue("Request must specify data: the bytes themselves, not a form.")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > UPLOAD_BYTES_MAX:
-        raise _too_large()
+        raise too_large(UPLOAD_BYTES_MAX)
     _, store, where = await _of_run(request, run_id, path)
     await store_body(request, store, where, bytes_min=1, bytes_max=UPLOAD_BYTES_MAX)
     return Response(media_type="application/json")
@@ -188,63 +187,6 @@ async def presign_proxied(request: Request) -> Response:
     raise _no_multipart("download")
 
 
-def list_answer(entries: Sequence[Entry], folder: str, root_uri: str | None = None) -> Response:
-    """MLflow's JSON of a listing; paths are below `folder`, which "" leaves out."""
-    answer: dict[str, Any] = {} if root_uri is None else {"root_uri": root_uri}
-    files = []
-    for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        file: dict[str, Any] = {"path": path, "is_dir": entry.is_folder}
-        if not entry.is_folder:
-            file["file_size"] = entry.size_bytes
-        files.append(file)
-    if files:
-        answer["files"] = files
-    return json_answer(answer)
-
-
-async def store_body(
-    request: Request,
-    store: BlobStore,
-    path: str,
-    *,
-    bytes_min: int = 0,
-    bytes_max: int | None = None,
-) -> None:
-    """Puts the request's body into a blob, piece by piece; it appears when the body has ended.
-
-    Raises InvalidParameterValue for a body outside the bounds. When the client leaves before the
-    end, nothing appears.
-    """
-    upload = await run_in_threadpool(store.begin, path)
-    try:
-        size_bytes = await _copy(request, upload, bytes_max)
-        if size_bytes < bytes_min:
-            raise InvalidParameterValue("Request must specify data.")
-        await run_in_threadpool(upload.commit)
-    finally:
-        upload.abort()
-
-
-async def _copy(request: Request, upload: Upload, bytes_max: int | None) -> int:
-    size_bytes = 0
-    waiting: list[bytes] = []
-    waiting_bytes = 0
-    async for chunk in request.stream():
-        size_bytes += len(chunk)
-        if bytes_max is not None and size_bytes > bytes_max:
-            raise _too_large()
-        waiting.append(chunk)
-        waiting_bytes += len(chunk)
-        # Network pieces are small; a trip to a thread for each would cost more than the disk.
-        if waiting_bytes >= WRITE_BYTES:
-            await run_in_threadpool(upload.write, b"".join(waiting))
-            waiting, waiting_bytes = [], 0
-    if waiting:
-        await run_in_threadpool(upload.write, b"".join(waiting))
-    return size_bytes
-
-
 async def _of_run(request: Request, run_id: str, path: str) -> tuple[str, BlobStore, str]:
     """A run's artifact URI, the store that this is in, and what `path` is called there."""
     services = services_of(request)
@@ -255,10 +197,6 @@ async def _of_run(request: Request, run_id: str, path: str) -> tuple[str, BlobSt
 
 def _proxy(request: Request) -> BlobStore:
     return services_of(request).artifacts.proxied
-
-
-def _too_large() -> InvalidParameterValue:
-    return InvalidParameterValue("Artifact size is too large. Max size is 10MB.")
 
 
 def _no_multipart(direction: str) -> NotImplementedHere:

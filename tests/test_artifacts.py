@@ -14,8 +14,8 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from api.artifacts import PROXY_ROUTES, ROUTES, UPLOAD_BYTES_MAX, tracking_disabled
-from api.downloads import content_disposition, content_type
 from api.errors import EXCEPTION_HANDLERS, UnexpectedErrors
+from api.transfers import content_disposition, content_type
 from events.artifact_uris import artifact_roots
 from events.blobs import put
 from events.errors import ResourceDoesNotExist

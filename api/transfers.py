@@ -1,15 +1,16 @@
-"""Sends a blob to a client: in pieces, from where the client wants it, always as an attachment.
+"""Blobs over HTTP: taken from a client, sent to one, and listed.
 
-A file of any size costs one buffer. Artifacts are what users uploaded, so a browser must never show
-one as a page of this server: each is an attachment whose type is not to be guessed.
+Sent in pieces, from where the client wants it, and always as an attachment; taken in pieces too, so
+that a file of any size costs one buffer. Artifacts are what users uploaded, so a browser must never
+show one as a page of this server: its type is not to be guessed, and it is saved, not shown.
 """
 
 import mimetypes
 import re
 import unicodedata
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from email.utils import formatdate
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
@@ -17,8 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from api.answers import json_answer
 from api.errors import error_response
-from events.blobs import BlobInfo, BlobStore, Reading
+from events.blobs import BlobInfo, BlobStore, Entry, Reading, Upload
+from events.errors import InvalidParameterValue
 
 TEXT_EXTENSIONS: Final = frozenset(
     {"cf", "cfg", "cnf", "conf", "csv", "err", "hocon", "ini", "ipynb", "js", "json", "log", "md"}
@@ -26,6 +29,8 @@ TEXT_EXTENSIONS: Final = frozenset(
     | {"MLmodel", "MLproject"}
 )
 """What the UI shows as text, and MLflow therefore serves as such."""
+
+WRITE_BYTES: Final = 1024 * 1024
 
 TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
@@ -44,6 +49,70 @@ async def stream_file(request: Request, store: BlobStore, path: str) -> Response
     except BaseException:
         reading.close()
         raise
+
+
+async def store_body(
+    request: Request,
+    store: BlobStore,
+    path: str,
+    *,
+    bytes_min: int = 0,
+    bytes_max: int | None = None,
+) -> None:
+    """Puts the request's body into a blob, piece by piece; it appears when the body has ended.
+
+    Raises InvalidParameterValue for a body outside the bounds. When the client leaves before the
+    end, nothing appears.
+    """
+    upload = await run_in_threadpool(store.begin, path)
+    try:
+        size_bytes = await _copy(request, upload, bytes_max)
+        if size_bytes < bytes_min:
+            raise InvalidParameterValue("Request must specify data.")
+        await run_in_threadpool(upload.commit)
+    finally:
+        upload.abort()
+
+
+def list_answer(entries: Sequence[Entry], folder: str, root_uri: str | None = None) -> Response:
+    """MLflow's JSON of a listing; paths are below `folder`, which "" leaves out."""
+    answer: dict[str, Any] = {} if root_uri is None else {"root_uri": root_uri}
+    files = []
+    for entry in entries:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        file: dict[str, Any] = {"path": path, "is_dir": entry.is_folder}
+        if not entry.is_folder:
+            file["file_size"] = entry.size_bytes
+        files.append(file)
+    if files:
+        answer["files"] = files
+    return json_answer(answer)
+
+
+async def _copy(request: Request, upload: Upload, bytes_max: int | None) -> int:
+    size_bytes = 0
+    waiting: list[bytes] = []
+    waiting_bytes = 0
+    async for chunk in request.stream():
+        size_bytes += len(chunk)
+        if bytes_max is not None and size_bytes > bytes_max:
+            raise too_large(bytes_max)
+        waiting.append(chunk)
+        waiting_bytes += len(chunk)
+        # Network pieces are small; a trip to a thread for each would cost more than the disk.
+        if waiting_bytes >= WRITE_BYTES:
+            await run_in_threadpool(upload.write, b"".join(waiting))
+            waiting, waiting_bytes = [], 0
+    if waiting:
+        await run_in_threadpool(upload.write, b"".join(waiting))
+    return size_bytes
+
+
+def too_large(bytes_max: int) -> InvalidParameterValue:
+    """The error for an upload of more than `bytes_max`."""
+    return InvalidParameterValue(
+        f"Artifact size is too large. Max size is {bytes_max // 1024**2} MB."
+    )
 
 
 def _answer(request: Request, reading: Reading, name: str) -> Response:
