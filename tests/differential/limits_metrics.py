@@ -6,6 +6,7 @@ from tests.differential.calls import (
     Call,
     Case,
     Json,
+    Ours,
     history,
     on_run,
     post,
@@ -15,6 +16,7 @@ from tests.differential.calls import (
 from tests.differential.runs import batch, log_metric, log_param, point, set_tag
 
 MAX_INT64 = 2**63 - 1
+MAX_DOUBLE = 1.7976931348623157e308
 
 
 def bare(key: str, value: str, timestamp: str = "1", step: str = "0") -> Call:
@@ -35,6 +37,11 @@ def unlike_mlflow(name: str, reason: str, *calls: Call) -> Case:
     return Case(name, (*SETUP, *(call.or_else(refused(reason)) for call in calls)))
 
 
+BARE_POINTS = [
+    {"key": "m", "value": value, "timestamp": timestamp, "step": 3}
+    for timestamp, value in ((5, "NaN"), (6, MAX_DOUBLE), (7, -MAX_DOUBLE), (8, "NaN"))
+]
+
 VALUES = (
     on_run(
         "L-30-metric-values",
@@ -42,17 +49,23 @@ VALUES = (
         log_metric("nan", "NaN"),
         log_metric("inf", "Infinity"),
         log_metric("ninf", "-Infinity"),
-        bare("bare_nan", "NaN"),
-        bare("bare_inf", "Infinity"),
-        bare("bare_ninf", "-Infinity"),
-        bare_batch("b_nan", "NaN"),
-        bare_batch("b_inf", "Infinity"),
         batch(metrics=[point("b_text", "1.5"), point("b_nan", "NaN", 2), point("b_exp", "1e-7")]),
         log_metric("int", 3),
         log_metric("zero", 0),
         log_metric("negative zero", -0.0),
         log_metric("small", 5e-324),
         log_metric("big", 1.7976931348623157e308),
+    ),
+    Case(
+        "L-30-bare-nan-and-infinity",
+        (
+            *SETUP,
+            bare("m", "NaN", "5", "3"),
+            bare("m", "Infinity", "6", "3"),
+            bare_batch("m", "-Infinity", "7", "3"),
+            bare_batch("m", "NaN", "8", "3"),
+            history("m").or_else(Ours("L-30", 200, body={"metrics": BARE_POINTS})),
+        ),
     ),
     on_run(
         "L-31-nan-and-infinity-out",
@@ -75,6 +88,7 @@ VALUES = (
         bare_batch("m", '"nan"'),
         bare_batch("m", "true"),
     ),
+    unlike_mlflow("L-33-no-number-in-a-batch", "L-33", batch(metrics=[point("m", "abc")])),
     on_run(
         "L-33-no-number",
         log_metric("m", "abc"),
@@ -83,7 +97,6 @@ VALUES = (
         log_metric("m", []),
         log_metric("m", {}),
         post("runs/log-metric", {"run_id": "${run}", "key": "m", "timestamp": 1}),
-        batch(metrics=[point("m", "abc")]),
         batch(metrics=[point("m", None)]),
         batch(metrics=[point("m", "")]),
         batch(metrics=[{"key": "m", "timestamp": 1}]),
@@ -205,7 +218,9 @@ PARAMS = (
         log_param("number", 5),
         log_param("list", []),
         batch(params=[{"key": "b_missing"}, {"key": "b_null", "value": None}]),
-        batch(params=[{"key": "b_number", "value": 5}]),
+    ),
+    unlike_mlflow(
+        "L-42-number-in-a-batch", "wrong-type", batch(params=[{"key": "b_number", "value": 5}])
     ),
     on_run(
         "L-43-tag-overwrite",
@@ -287,9 +302,9 @@ BATCHES = (
         post("runs/set-tag", {"run_id": "${run}", "runId": "${run}", "key": "k", "value": "v"}),
         post("runs/set-tag", {"run_id": "", "run_uuid": "${run}", "key": "k", "value": "v"}),
         post("runs/set-tag", {"run_id": None, "run_uuid": "${run}", "key": "k2", "value": "v"}),
-        post("runs/delete", {"run_uuid": "${run}"}),
-        post("runs/restore", {"run_uuid": "${run}"}),
-        post("runs/delete-tag", {"run_uuid": "${run}", "key": "k"}),
+        post("runs/delete", {"run_uuid": "${run}"}).or_else(refused("L-50")),
+        post("runs/restore", {"run_uuid": "${run}"}).or_else(refused("L-50")),
+        post("runs/delete-tag", {"run_uuid": "${run}", "key": "k"}).or_else(refused("L-50")),
     ),
     on_run(
         "L-51-empty-batch",

@@ -221,7 +221,7 @@ LOCATIONS = (
         (
             at("mlflow-artifacts:/" + "x" * 2100),
             at("s3://bucket/path#fragment"),
-            at("s3://bucket/path;param"),
+            at("s3://bucket/path;param").or_else(refused("L-20")),
             at("s3://bucket/path?a=../b"),
             at("runs:/abc/model"),
             at("mlflow-artifacts:/kept/elsewhere"),

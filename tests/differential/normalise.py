@@ -25,8 +25,9 @@ class Normaliser:
     def __init__(self, names: Mapping[str, str], unordered: str = "") -> None:
         # Longest first, so that no id is cut up by a shorter one that it contains.
         known = sorted(names.items(), key=lambda item: -len(item[1]))
-        self._ids = [(value, f"<{name}>") for name, value in known if len(value) >= 16]
-        self._short = {value: f"<{name}>" for name, value in known if len(value) < 16}
+        # Only long ids are replaced inside of other text: an experiment's may be as short as "3".
+        self._long = [(value, f"<{name}>") for name, value in known if len(value) >= 16]
+        self._whole = {value: f"<{name}>" for name, value in known}
         self._sets = SETS | {unordered}
 
     def rewrite(self, value: Any, key: str = "") -> Any:
@@ -51,12 +52,12 @@ class Normaliser:
         if key == "next_page_token":
             return "<token>"
         if key in EXPERIMENT_KEYS:
-            return self._short.get(value, value)
-        for actual, name in self._ids:
+            return self._whole.get(value, value)
+        for actual, name in self._long:
             value = value.replace(actual, name)
         if key in URI_KEYS:
             head, *segments = value.split("/")
-            value = "/".join([head, *(self._short.get(part, part) for part in segments)])
+            value = "/".join([head, *(self._whole.get(part, part) for part in segments)])
         if key in NAME_KEYS and RANDOM_NAME.match(value):
             return "<name>"
         return RANDOM_ID.sub("<id>", value)

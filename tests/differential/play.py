@@ -82,8 +82,22 @@ def _same(mlflow: Seen, runfold: Seen) -> str:
     if (mlflow.status, mlflow.error_code) != (runfold.status, runfold.error_code):
         return "status or error code differ"
     if _canonical(mlflow.body) != _canonical(runfold.body):
-        return "the answers differ"
+        return f"the answers differ at {_where(mlflow.body, runfold.body)}"
     return ""
+
+
+def _where(theirs: Any, ours: Any, path: str = "") -> str:
+    """The first place at which two JSON values differ, with what each has there."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted({*theirs, *ours}):
+            if _canonical(theirs.get(key, "absent")) != _canonical(ours.get(key, "absent")):
+                return _where(theirs.get(key, "absent"), ours.get(key, "absent"), f"{path}.{key}")
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        for number, (left, right) in enumerate(zip(theirs, ours, strict=True)):
+            if _canonical(left) != _canonical(right):
+                return _where(left, right, f"{path}[{number}]")
+    shown = f"mlflow {_canonical(theirs)[:300]}, runfold {_canonical(ours)[:300]}"
+    return f"{path or 'the root'}: {shown}"
 
 
 def _canonical(body: Any) -> str:

@@ -12,6 +12,7 @@ from tests.differential.calls import (
     new_run,
     on_run,
     post,
+    refused,
 )
 
 
@@ -104,7 +105,9 @@ CREATE = Case(
             save={"r5": "run.info.run_id"},
         ),
         post("runs/create", {"experiment_id": "${exp}", "start_time": "abc"}),
-        post("runs/create", {"experiment_id": "${exp}", "tags": "no list"}),
+        post("runs/create", {"experiment_id": "${exp}", "tags": "no list"}).or_else(
+            refused("wrong-type")
+        ),
         post("runs/create", {"experiment_id": "${exp}", "run_name": 5}),
         post("runs/create", {"experiment_id": 5.5}),
     ),

@@ -1,6 +1,6 @@
 """Search of runs: the filter language in every form, order, view types and pages."""
 
-from tests.differential.calls import AJAX, NEW_EXPERIMENT, Call, Case, Json, new_run, post
+from tests.differential.calls import AJAX, NEW_EXPERIMENT, Call, Case, Json, new_run, post, refused
 from tests.differential.metrics import dataset, log_inputs
 from tests.differential.runs import batch, delete, log_metric, point, update
 
@@ -70,7 +70,6 @@ METRIC_FILTERS = (
     "metrics.acc == 0.2",
     "metrics.acc <> 0.2",
     "metrics > 0.2",
-    "metrics. > 0.2",
 )
 
 PARAM_FILTERS = (
@@ -274,6 +273,10 @@ FILTER_CASES = (
     filters("attributes", ATTRIBUTE_FILTERS),
     filters("datasets", DATASET_FILTERS),
     filters("combined", COMBINED_FILTERS),
+    Case(
+        "runs-search-empty-key",
+        (*FILLED, search("metrics. > 0.2").or_else(refused("filter-empty-key"))),
+    ),
 )
 
 ORDER = Case("runs-search-order", (*FILLED, *(search(order_by=order) for order in ORDERS)))
@@ -295,7 +298,7 @@ VIEWS = Case(
         post("runs/search", {"experiment_ids": ["987654"]}),
         post("runs/search", {"experiment_ids": ["987654", "${exp}"]}),
         post("runs/search", {"experiment_ids": ["${exp}", "${exp}"]}),
-        post("runs/search", {"experiment_ids": [5]}),
+        post("runs/search", {"experiment_ids": [5]}).or_else(refused("wrong-type")),
         post(AJAX + "runs/search", {"experiment_ids": ["${exp}"]}),
         search(order_by="start_time"),
         search(filter=5),
