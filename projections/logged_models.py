@@ -35,7 +35,14 @@ from events.logged_models import (
 )
 from events.metrics import POINTS_LOGGED, block_of
 from events.runs import RUN_BATCH_LOGGED, RUN_PURGED, RunBatchLogged
-from projections.lifecycle import ACTIVE, DELETED, active_experiment, active_run, not_deleted
+from projections.lifecycle import (
+    ACTIVE,
+    DELETED,
+    active_experiment,
+    active_run,
+    existing_experiment,
+    not_deleted,
+)
 from projections.schema import metadata
 from projections.state import Row, State
 from projections.view import EntityView
@@ -319,8 +326,13 @@ def fold_run_purged(state: State, event: Event, _data: Any) -> None:
 
 
 def fold_purged(state: State, event: Event, _data: Any) -> None:
-    """Every row of the model goes; runs go on naming its id among their inputs and outputs."""
-    if _existing(state, event.subject)["lifecycle_stage"] != DELETED:
+    """Every row of a model that is deleted, or whose experiment is, goes.
+
+    Runs go on naming its id among their inputs and outputs.
+    """
+    row = _existing(state, event.subject)
+    experiment = existing_experiment(state, row["experiment_id"])
+    if DELETED not in (row["lifecycle_stage"], experiment["lifecycle_stage"]):
         raise not_deleted("logged model", event.subject)
     for table in (logged_models, logged_model_params, logged_model_tags, logged_model_metrics):
         state.execute(sa.delete(table).where(table.c.model_id == event.subject))

@@ -13,6 +13,15 @@ from sqlalchemy.pool import StaticPool
 
 from events import experiments, runs
 from events.codec import decode_block
+from events.datasets import (
+    RUN_INPUTS_LOGGED,
+    RUN_OUTPUTS_LOGGED,
+    DatasetInput,
+    InputTag,
+    ModelOutput,
+    RunInputsLogged,
+    RunOutputsLogged,
+)
 from events.event import LANES, Event
 from events.experiments import (
     ExperimentCreated,
@@ -23,6 +32,24 @@ from events.experiments import (
     ExperimentTagDeleted,
     ExperimentTagSet,
     Tag,
+)
+from events.logged_models import (
+    LOGGED_MODEL_CREATED,
+    LOGGED_MODEL_DELETED,
+    LOGGED_MODEL_FINALIZED,
+    LOGGED_MODEL_PARAMS_LOGGED,
+    LOGGED_MODEL_PURGED,
+    LOGGED_MODEL_TAG_DELETED,
+    LOGGED_MODEL_TAGS_SET,
+    LoggedModelCreated,
+    LoggedModelDeleted,
+    LoggedModelFinalized,
+    LoggedModelParamsLogged,
+    LoggedModelPurged,
+    LoggedModelTagDeleted,
+    LoggedModelTagsSet,
+    ModelParam,
+    ModelTag,
 )
 from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED, Point, block_of
@@ -96,8 +123,9 @@ class History:
     log: MemoryLog = field(default_factory=MemoryLog)
     live: sa.Engine = field(default_factory=new_views)
     time: int = 1_000
-    experiments: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
+    ids: dict[str, list[str]] = field(
+        default_factory=lambda: {"experiment": [], "run": [], "model": []}
+    )
 
     def append(self, event_type: Any, subject: str, payload: Any) -> None:
         """Appends an event a little later than the last."""
@@ -147,37 +175,70 @@ RUN_EVENTS: dict[str, Made] = {
             [Param(f"p{n % 2}", f"secret{n % 4}")], [RunTag(f"t{n % 2}", "s")], [Point("m", n, n)]
         ),
     ),
-    "points": lambda n: (POINTS_LOGGED, block_of([Point("m", n % 5, n % 7, n % 3)])),
+    "points": lambda n: (
+        POINTS_LOGGED,
+        block_of([Point("m", n % 5, n % 7, n % 3), Point("m", n % 5, 1, 1, f"m-{n % 4}")]),
+    ),
+    "inputs": lambda n: (
+        RUN_INPUTS_LOGGED,
+        RunInputsLogged(
+            [
+                DatasetInput(
+                    f"d{n % 2}", "1", "code", f"secret{n % 3}", tags=[InputTag("k", f"{n}")]
+                )
+            ],
+            [f"m-{n % 4}"],
+        ),
+    ),
+    "outputs": lambda n: (
+        RUN_OUTPUTS_LOGGED,
+        RunOutputsLogged([ModelOutput(f"m-{n % 4}", n % 2)]),
+    ),
     "purged": lambda _: (runs.RUN_PURGED, RunPurged()),
 }
+
+MODEL_EVENTS: dict[str, Made] = {
+    "created": lambda n: (
+        LOGGED_MODEL_CREATED,
+        LoggedModelCreated(str(1 + n % 4), "secret", "uri", n, params=[ModelParam("p", f"{n}")]),
+    ),
+    "finalized": lambda _: (LOGGED_MODEL_FINALIZED, LoggedModelFinalized("READY")),
+    "params": lambda n: (
+        LOGGED_MODEL_PARAMS_LOGGED,
+        LoggedModelParamsLogged([ModelParam(f"p{n % 2}", f"secret{n % 3}")]),
+    ),
+    "tags": lambda n: (LOGGED_MODEL_TAGS_SET, LoggedModelTagsSet([ModelTag(f"t{n % 2}", "s")])),
+    "tag_deleted": lambda n: (LOGGED_MODEL_TAG_DELETED, LoggedModelTagDeleted(f"t{n % 2}")),
+    "deleted": lambda _: (LOGGED_MODEL_DELETED, LoggedModelDeleted()),
+    "purged": lambda _: (LOGGED_MODEL_PURGED, LoggedModelPurged()),
+}
+EVENTS = {"experiment": EXPERIMENT_EVENTS, "run": RUN_EVENTS, "model": MODEL_EVENTS}
+IDS = {"experiment": "{}", "run": "run{}", "model": "m-{}"}
 
 numbers = st.integers(0, 20)
 steps = st.one_of(
     st.tuples(st.just("experiment"), st.sampled_from(sorted(EXPERIMENT_EVENTS)), numbers),
     st.tuples(st.just("experiment"), st.sampled_from(["created", "renamed"]), numbers),
     st.tuples(st.just("run"), st.sampled_from(sorted(RUN_EVENTS)), numbers),
+    st.tuples(st.just("model"), st.sampled_from(sorted(MODEL_EVENTS)), numbers),
     st.tuples(st.sampled_from(["fold", "scrub", "gc"]), st.just(""), numbers),
 )
 
 
 def act(history: History, kind: str, what: str, number: int, subject: str = "") -> None:
     """Plays one step of a history; ids are used once, as a server uses them."""
-    if kind == "experiment":
+    if kind in EVENTS:
+        ids = history.ids[kind]
         if what == "created":
-            history.experiments.append(str(len(history.experiments) + 1))
-            subject = history.experiments[-1]
-        subject = subject or history.experiments[number % len(history.experiments)]
-        history.append(*_at(EXPERIMENT_EVENTS[what](number), subject))
-    elif kind == "run":
-        if what == "created":
-            history.runs.append(f"run{len(history.runs) + 1}")
-            subject = history.runs[-1]
-        subject = subject or history.runs[number % len(history.runs)]
-        history.append(*_at(RUN_EVENTS[what](number), subject))
+            ids.append(IDS[kind].format(len(ids) + 1))
+            subject = ids[-1]
+        event_type, payload = EVENTS[kind][what](number)
+        history.append(event_type, subject or ids[number % len(ids)], payload)
     else:
         fold(history.live, history.log, 1 + number)
         if kind == "gc":
-            purge_experiment(history, history.experiments[number % len(history.experiments)])
+            ids = history.ids["experiment"]
+            purge_experiment(history, ids[number % len(ids)])
         if kind in ("scrub", "gc"):
             history.scrub()
 
@@ -186,24 +247,25 @@ def purge_experiment(history: History, experiment_id: str) -> None:
     """An experiment with all its runs, as gc purges it: deleted first, scrubbed after."""
     act(history, "experiment", "deleted", 0, experiment_id)
     fold(history.live, history.log, 100)
-    table = metadata.tables["runs"]
-    with history.live.connect() as connection:
-        found = connection.execute(
-            sa.select(table.c.run_id).where(table.c.experiment_id == experiment_id)
-        )
-        run_ids = found.scalars().all()
-    for run_id in run_ids:
-        act(history, "run", "deleted", 0, run_id)
-        act(history, "run", "purged", 0, run_id)
+    for kind, name, key in (
+        ("run", "runs", "run_id"),
+        ("model", "logged_models", "model_id"),
+    ):
+        table = metadata.tables[name]
+        with history.live.connect() as connection:
+            found = connection.execute(
+                sa.select(table.c[key]).where(table.c.experiment_id == experiment_id)
+            )
+            subjects = found.scalars().all()
+        for subject in subjects:
+            if kind == "run":
+                act(history, "run", "deleted", 0, subject)
+            act(history, kind, "purged", 0, subject)
     act(history, "experiment", "purged", 0, experiment_id)
     fold(history.live, history.log, 100)
 
 
-def _at(made: tuple[Any, Any], subject: str) -> tuple[Any, str, Any]:
-    return made[0], subject, made[1]
-
-
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, min_size=5, max_size=60), st.integers(1, 20))
 def test_rebuilt_views_equal_live_ones_after_any_history(
     played: list[tuple[str, str, int]], batch_events: int
@@ -213,6 +275,7 @@ def test_rebuilt_views_equal_live_ones_after_any_history(
     history = History()
     act(history, "experiment", "created", 0)
     act(history, "run", "created", 0)
+    act(history, "model", "created", 0)
     for step in played:
         act(history, *step)
     fold(history.live, history.log, 7)
