@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import Message
 
@@ -52,6 +53,7 @@ class Server:
         self.root = told.artifacts_path
         self.app = Starlette(
             routes=[*ROUTES, *PROXY_ROUTES, Route("/off", tracking_disabled)],
+            middleware=[Middleware(UnexpectedErrors)],
             exception_handlers=EXCEPTION_HANDLERS,
         )
         self.blobs = LocalBlobs(self.root)
@@ -60,10 +62,9 @@ class Server:
             artifacts=artifact_roots(told, self.blobs, LocalBlobs),
             views=Views(self.root),
         )
-        self.stack = UnexpectedErrors(self.app)
 
     def __call__(self, method: str, target: str, *args: Any, **kwargs: Any) -> Answer:
-        return call(self.stack, method, target, *args, **kwargs)
+        return call(self.app, method, target, *args, **kwargs)
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
         "headers": [],
         "root_path": "",
     }
-    asyncio.run(server.stack(scope, receive, send))
+    asyncio.run(server.app(scope, receive, send))
     assert server("GET", f"{PROXY}/x").body == b"old"
 
 
