@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import experiments, metrics, run_logging, runs
+from api import datasets, experiments, logged_models, metrics, run_logging, runs
 from api.errors import EXCEPTION_HANDLERS, UnexpectedErrors
 from api.services import Gate, Reader, Services, Writer, eventual
 from api.watch import Watch
@@ -60,6 +60,8 @@ def tracking_routes() -> list[Route]:
         *runs.ROUTES,
         *run_logging.ROUTES,
         *metrics.ROUTES,
+        *datasets.ROUTES,
+        *logged_models.ROUTES,
     ]
 
 

@@ -175,6 +175,11 @@ def new_run_id() -> str:
     return uuid_utils.uuid7().hex
 
 
+def new_model_id() -> str:
+    """`m-` and 32 hex digits that sort by the time of their making, as MLflow marks its ids."""
+    return f"m-{uuid_utils.uuid7().hex}"
+
+
 def new_experiment_id() -> str:
     """A whole number below 2^63, as text: milliseconds since November 2023, then six random
     digits, so that any number of servers can make them without asking each other."""

@@ -18,6 +18,7 @@ from api.limits import (
 )
 from api.names import new_run_id, random_name
 from api.requests import Int32, Int64, RequiredText, RunId, choices, decode
+from api.run_inputs import inputs_json, outputs_json
 from api.run_tags import TagSent, checked_tags
 from api.services import new_event, services_of
 from events.artifact_uris import join_uri
@@ -234,8 +235,8 @@ def run_json(document: RunDocument) -> dict[str, Any]:
     return {
         "info": info_json(document.info),
         "data": without_empty(data),
-        "inputs": {},
-        "outputs": {},
+        "inputs": inputs_json(document.inputs),
+        "outputs": outputs_json(document.outputs),
     }
 
 

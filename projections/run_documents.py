@@ -8,7 +8,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from projections.datasets import (
+    CONTEXT_TAG,
+    RunInputs,
+    datasets,
+    input_tags,
+    inputs_of,
+    run_inputs,
+)
 from projections.filter_language import RUNS, OrderBy, parse_filter, parse_order_by
+from projections.logged_models import outputs_of
 from projections.metrics import latest_metrics, latest_of
 from projections.page_tokens import Position
 from projections.runs import get_row, params, runs, tags, texts_of
@@ -20,6 +29,8 @@ from projections.search import (
     search,
 )
 from projections.state import Row
+
+_run_datasets = run_inputs.join(datasets, run_inputs.c.dataset_id == datasets.c.dataset_id)
 
 RUN_SEARCH = Searchable(
     table=runs,
@@ -43,6 +54,16 @@ RUN_SEARCH = Searchable(
     ),
     params=Values(params, params.c.run_id, params.c.value, params.c.key),
     tags=Values(tags, tags.c.run_id, tags.c.value, tags.c.key),
+    datasets={
+        "name": Values(_run_datasets, run_inputs.c.run_id, datasets.c.name),
+        "digest": Values(_run_datasets, run_inputs.c.run_id, datasets.c.digest),
+        "context": Values(
+            input_tags,
+            input_tags.c.run_id,
+            input_tags.c.value,
+            where=(input_tags.c.key == CONTEXT_TAG,),
+        ),
+    },
     # MLflow filters run_name by the tag and sorts by the column.
     filtered_by_tag={"run_name": "mlflow.runName"},
 )
@@ -56,6 +77,9 @@ class RunDocument:
     metrics: list[Row]
     params: list[tuple[str, str]]
     tags: list[tuple[str, str]]
+    inputs: RunInputs
+    outputs: list[tuple[str, int]]
+    """The logged models that it made: (model id, step)."""
 
 
 def documents(connection: sa.Connection, rows: Sequence[Row]) -> list[RunDocument]:
@@ -64,8 +88,17 @@ def documents(connection: sa.Connection, rows: Sequence[Row]) -> list[RunDocumen
     metrics_of = latest_of(connection, ids)
     params_of = texts_of(connection, params, ids)
     tags_of = texts_of(connection, tags, ids)
+    inputs = inputs_of(connection, ids)
+    outputs = outputs_of(connection, ids)
     return [
-        RunDocument(row, metrics_of[run_id], params_of[run_id], tags_of[run_id])
+        RunDocument(
+            row,
+            metrics_of[run_id],
+            params_of[run_id],
+            tags_of[run_id],
+            inputs[run_id],
+            outputs[run_id],
+        )
         for run_id, row in zip(ids, rows, strict=True)
     ]
 
