@@ -81,7 +81,8 @@ def error_response(
 
 async def answer_runfold_error(_request: Request, error: Exception) -> Response:
     """An error that the caller is told about."""
-    assert isinstance(error, RunfoldError)
+    if not isinstance(error, RunfoldError):
+        raise error
     headers = {}
     if error.error_code == "TEMPORARILY_UNAVAILABLE":
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -90,7 +91,8 @@ async def answer_runfold_error(_request: Request, error: Exception) -> Response:
 
 async def answer_routing_error(request: Request, error: Exception) -> Response:
     """No such path, or a path that has no such verb."""
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        raise error
     if error.status_code == 404:
         message = f"There is no endpoint {request.url.path[:200]!r} on this server."
         return error_response("ENDPOINT_NOT_FOUND", message)

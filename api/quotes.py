@@ -73,12 +73,11 @@ def _scalar_quotes(field: FieldDescription) -> int:
     return 4 if isinstance(field.kind, inspect.StrType) else 2
 
 
-def _count_value(kind: inspect.Type) -> Count | None:
+def _count_value(kind: inspect.ListType | inspect.StructType) -> Count | None:
     """How to count the quotation marks of a list or an object."""
     if isinstance(kind, inspect.StructType):
         one = _count_many(description_of(kind.cls))
         return None if one is None else (lambda value, quotes: one((value,), quotes))
-    assert isinstance(kind, inspect.ListType)
     item = kind.item_type
     if isinstance(item, inspect.StructType):
         many = _count_many(description_of(item.cls))

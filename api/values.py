@@ -106,7 +106,8 @@ def _pick(sent: dict[str, Any], field: FieldDescription) -> Any:
 def description_of(struct: type[msgspec.Struct]) -> Description:
     """What a request Struct's annotations say, read once per Struct."""
     told = inspect.type_info(struct)
-    assert isinstance(told, inspect.StructType)
+    if not isinstance(told, inspect.StructType):
+        raise TypeError(f"{struct} is no Struct")
     return Description(struct, tuple(_describe(field) for field in told.fields))
 
 
@@ -132,7 +133,8 @@ def _bare(kind: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
     """A field's type without `| None` and `Annotated`, and what the annotation adds."""
     if isinstance(kind, inspect.UnionType):
         named = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
-        assert len(named) == 1, "a request field has one type, and None when it is optional"
+        if len(named) != 1:
+            raise TypeError("a request field has one type, and None when it is optional")
         return _bare(named[0])
     if isinstance(kind, inspect.Metadata):
         bare, extra = _bare(kind.type)

@@ -148,7 +148,8 @@ class LocalUpload:
         self._file.write(chunk)
 
     def commit(self) -> None:
-        assert self._waiting is not None, "an upload is committed once"
+        if self._waiting is None:
+            raise RuntimeError("an upload ends once, by commit or by abort")
         self._file.flush()
         os.fchmod(self._file.fileno(), FILE_MODE)
         os.fsync(self._file.fileno())

@@ -84,7 +84,7 @@ def filled(server: Server) -> Server:
     return server
 
 
-def refused(answer: Answer, status: int, code: str) -> None:
+def check_refused(answer: Answer, status: int, code: str) -> None:
     """The answer is MLflow's JSON of this error."""
     assert (answer.status, answer.json()["error_code"]) == (status, code), answer.body
     assert answer.json()["message"]
@@ -258,10 +258,10 @@ def test_listing_a_run(filled: Server) -> None:
         assert filled("GET", f"{target}?run_id=abc&path={path}").json() == {
             "root_uri": "mlflow-artifacts:/1/abc/artifacts"
         }
-    refused(filled("GET", f"{target}?run_id=nope"), 404, "RESOURCE_DOES_NOT_EXIST")
-    refused(filled("GET", target), 400, "INVALID_PARAMETER_VALUE")
-    refused(filled("GET", f"{target}?run_id=abc&path=.."), 400, "INVALID_PARAMETER_VALUE")
-    refused(filled("GET", f"{target}?run_id=bucket"), 400, "INVALID_PARAMETER_VALUE")
+    check_refused(filled("GET", f"{target}?run_id=nope"), 404, "RESOURCE_DOES_NOT_EXIST")
+    check_refused(filled("GET", target), 400, "INVALID_PARAMETER_VALUE")
+    check_refused(filled("GET", f"{target}?run_id=abc&path=.."), 400, "INVALID_PARAMETER_VALUE")
+    check_refused(filled("GET", f"{target}?run_id=bucket"), 400, "INVALID_PARAMETER_VALUE")
 
 
 def test_listing_the_proxy(filled: Server) -> None:
@@ -270,7 +270,7 @@ def test_listing_the_proxy(filled: Server) -> None:
     files = filled("GET", f"{PROXY}?path={RUN_ROOT}/d").json()["files"]
     assert [file["path"] for file in files] == ["MLmodel", "e", "p.html"]
     assert filled("GET", f"{PROXY}?path=nope").json() == {}
-    refused(filled("GET", f"{PROXY}?path=/etc"), 400, "INVALID_PARAMETER_VALUE")
+    check_refused(filled("GET", f"{PROXY}?path=/etc"), 400, "INVALID_PARAMETER_VALUE")
 
 
 def test_artifacts_that_are_not_there(filled: Server) -> None:
@@ -280,11 +280,11 @@ def test_artifacts_that_are_not_there(filled: Server) -> None:
         ("d", 400, "INVALID_PARAMETER_VALUE"),
         ("..%2f..%2f..%2f..%2fetc%2fpasswd", 400, "INVALID_PARAMETER_VALUE"),
     ):
-        refused(filled("GET", f"{PROXY}/{RUN_ROOT}/{path}"), status, code)
-        refused(filled("GET", f"/get-artifact?run_id=abc&path={path}"), status, code)
-    refused(filled("GET", "/get-artifact?run_id=abc"), 400, "INVALID_PARAMETER_VALUE")
-    refused(filled("GET", "/get-artifact?run_uuid=x&path=a"), 404, "RESOURCE_DOES_NOT_EXIST")
-    refused(filled("GET", f"{PROXY}/"), 400, "INVALID_PARAMETER_VALUE")
+        check_refused(filled("GET", f"{PROXY}/{RUN_ROOT}/{path}"), status, code)
+        check_refused(filled("GET", f"/get-artifact?run_id=abc&path={path}"), status, code)
+    check_refused(filled("GET", "/get-artifact?run_id=abc"), 400, "INVALID_PARAMETER_VALUE")
+    check_refused(filled("GET", "/get-artifact?run_uuid=x&path=a"), 404, "RESOURCE_DOES_NOT_EXIST")
+    check_refused(filled("GET", f"{PROXY}/"), 400, "INVALID_PARAMETER_VALUE")
 
 
 def test_deleting_through_the_proxy(filled: Server) -> None:
@@ -295,7 +295,7 @@ def test_deleting_through_the_proxy(filled: Server) -> None:
     files = filled("GET", f"{PROXY}?path={RUN_ROOT}").json()["files"]
     assert [file["path"] for file in files] == ["é x.txt"]
     for path in ("", ".", "%2e%2e/x"):
-        refused(filled("DELETE", f"{PROXY}/{path}"), 400, "INVALID_PARAMETER_VALUE")
+        check_refused(filled("DELETE", f"{PROXY}/{path}"), 400, "INVALID_PARAMETER_VALUE")
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_deleting_through_the_proxy(filled: Server) -> None:
 )
 def test_puts_to_unsafe_paths_are_refused(server: Server, path: str) -> None:
     """Nothing is written outside, or without a name."""
-    refused(server("PUT", f"{PROXY}/{path}", b"x"), 400, "INVALID_PARAMETER_VALUE")
+    check_refused(server("PUT", f"{PROXY}/{path}", b"x"), 400, "INVALID_PARAMETER_VALUE")
     assert server.blobs.list("") == []
 
 
@@ -337,14 +337,16 @@ def test_uploads_of_the_ui_that_are_refused(
     server: Server, query: str, body: bytes | list[bytes], headers: dict[str, str]
 ) -> None:
     """An upload without run, path or data, too large, or out of the run's place leaves nothing."""
-    refused(server("POST", f"{UPLOAD}?{query}", body, headers), 400, "INVALID_PARAMETER_VALUE")
+    check_refused(
+        server("POST", f"{UPLOAD}?{query}", body, headers), 400, "INVALID_PARAMETER_VALUE"
+    )
     assert server.blobs.list("") == []
 
 
 def test_an_upload_to_no_run(server: Server) -> None:
     """An upload to a run that is not there is 404."""
     answer = server("POST", f"{UPLOAD}?run_uuid=nope&path=x", b"x")
-    refused(answer, 404, "RESOURCE_DOES_NOT_EXIST")
+    check_refused(answer, 404, "RESOURCE_DOES_NOT_EXIST")
 
 
 def test_runs_in_a_folder(server: Server) -> None:
@@ -372,7 +374,7 @@ def test_multipart_answers_as_mlflow_does(
 ) -> None:
     """Over a folder there are no uploads in parts and no URLs of the store's own."""
     code = "NOT_IMPLEMENTED" if status == 501 else "INVALID_PARAMETER_VALUE"
-    refused(server(method, f"/api/2.0/mlflow-artifacts/{path}", body, JSON), status, code)
+    check_refused(server(method, f"/api/2.0/mlflow-artifacts/{path}", body, JSON), status, code)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +401,7 @@ def test_presigned_urls_answer_as_mlflow_does(
 ) -> None:
     """There are no presigned URLs for artifacts behind the proxy or in a folder."""
     target = f"/api/2.0/mlflow/artifacts/presigned-{direction}-url"
-    refused(server("POST", target, body, JSON), status, code)
+    check_refused(server("POST", target, body, JSON), status, code)
 
 
 def test_no_serve_artifacts(tmp_path: Path) -> None:
@@ -414,10 +416,10 @@ def test_no_serve_artifacts(tmp_path: Path) -> None:
         ("GET", "presigned/x"),
     ):
         answer = server(method, f"/api/2.0/mlflow-artifacts/{path}", headers=JSON)
-        refused(answer, 503, "ENDPOINT_NOT_FOUND")
+        check_refused(answer, 503, "ENDPOINT_NOT_FOUND")
     assert server("GET", "/api/2.0/mlflow/artifacts/list?run_id=local").status == 200
 
 
 def test_artifacts_only(server: Server) -> None:
     """What the tracking endpoints answer with --artifacts-only has MLflow's status."""
-    refused(server("GET", "/off"), 503, "ENDPOINT_NOT_FOUND")
+    check_refused(server("GET", "/off"), 503, "ENDPOINT_NOT_FOUND")

@@ -279,6 +279,7 @@ def test_uploads_and_deletes_of_one_folder_at_once(local: LocalBlobs) -> None:
     finally:
         stop.set()
         deleter.join()
+    assert {entry.name for entry in local.list("d/e")} <= {str(number) for number in range(50)}
 
 
 @pytest.fixture
