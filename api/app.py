@@ -12,8 +12,9 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import datasets, experiments, logged_models, metrics, run_logging, runs
+from api import artifacts, datasets, experiments, logged_models, metrics, pages, run_logging, runs
 from api.errors import EXCEPTION_HANDLERS, UnexpectedErrors
+from api.security import Security
 from api.services import Gate, Reader, Services, Writer, eventual
 from api.watch import Watch
 from events.artifact_uris import ArtifactRoots
@@ -62,12 +63,19 @@ def tracking_routes() -> list[Route]:
         *metrics.ROUTES,
         *datasets.ROUTES,
         *logged_models.ROUTES,
+        *artifacts.ROUTES,
     ]
 
 
 def all_routes(settings: Settings) -> list[BaseRoute]:
     """Every route: each API route also under /ajax-api/, all behind the static prefix."""
-    routes = [*tracking_routes()]
+    tracking = tracking_routes()
+    if settings.artifacts_only:
+        tracking = [
+            Route(route.path, artifacts.tracking_disabled, methods=list(route.methods or ()))
+            for route in tracking
+        ]
+    routes = [*tracking, *artifacts.PROXY_ROUTES, *pages.ROUTES]
     found: dict[tuple[str, frozenset[str]], Route] = {}
     for route in routes:
         for path in _paths(route.path):
@@ -95,8 +103,16 @@ def create_app(wiring: Wiring) -> FastAPI:
             app.state.services = services
             yield
 
-    middleware = [Middleware(UnexpectedErrors)]
-    middleware.append(Middleware(Consistency))
+    middleware = [Middleware(UnexpectedErrors), Middleware(Consistency)]
+    if not settings.disable_security_middleware:
+        security = Middleware(
+            Security,
+            allowed_hosts=settings.allowed_hosts,
+            cors_allowed_origins=settings.cors_allowed_origins,
+            x_frame_options=settings.x_frame_options,
+            static_prefix=settings.static_prefix,
+        )
+        middleware.insert(0, security)
     return FastAPI(
         title="Runfold",
         openapi_url=None,
