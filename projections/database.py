@@ -1,14 +1,16 @@
 """The views' database: one SQLite file that can be deleted and made again at any time.
 
-A new file always takes the old one's place by a rename. Every process sees by the file's inode
-that it was replaced, and opens the new one.
+A new file always takes the old one's place at once (`put_in_place`). Every process sees by the
+file's inode that it was replaced, and opens the new one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -72,6 +74,7 @@ class Views:
         new = self.path.with_name(f"{self.path.name}.new-{secrets.token_hex(4)}")
         make_empty(new, self.fingerprint)
         put_in_place(new, self.path)
+        remove_replaced(self.path)
         return True
 
     def _is_current(self) -> bool:
@@ -176,25 +179,41 @@ def make_empty(path: Path, made_with: str) -> None:
 
 
 def put_in_place(new: Path, live: Path) -> None:
-    """Puts a whole, closed file of views in the live one's place.
+    """Puts a whole, closed file of views in the live one's place, at one instant.
 
-    The live file goes first, then its WAL, which SQLite must never replay into another file; a
-    crash in between leaves no views, and the projector makes them again. Who has the old file open
-    keeps reading it until it looks at the inode again.
+    `live` is a symbolic link to the file: SQLite names a file's WAL after what a link leads to, so
+    no process can ever read one file's pages with another file's WAL, which replacing the file
+    itself would allow for a moment. Who has the old file open keeps reading it until it looks at
+    the inode again; `remove_replaced` deletes it.
     """
-    old = live.with_name(f"{live.name}.old-{secrets.token_hex(4)}")
-    with contextlib.suppress(FileNotFoundError):
-        live.rename(old)
+    token = secrets.token_hex(4)
+    target = live.with_name(f"{live.name}.{token}")
     for suffix in SIDE_FILES:
-        live.with_name(live.name + suffix).unlink(missing_ok=True)
         new.with_name(new.name + suffix).unlink(missing_ok=True)
-    new.rename(live)
-    old.unlink(missing_ok=True)
+    new.rename(target)
+    link = live.with_name(f"{live.name}.link-{token}")
+    link.symlink_to(target.name)
+    link.replace(live)
     folder = os.open(live.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_replaced(live: Path) -> None:
+    """Deletes the files that are the live views no more.
+
+    A process that was just opening one when it was replaced needs a moment; callers give it.
+    """
+    current = live.resolve().name
+    replaced = re.compile(re.escape(live.name) + r"(\.([0-9a-f]{8}|link-[0-9a-f]{8}))?")
+    for file in live.parent.glob(f"{glob.escape(live.name)}*"):
+        name = file.name
+        for suffix in SIDE_FILES:
+            name = name.removesuffix(suffix)
+        if replaced.fullmatch(name) and name != current and file != live:
+            file.unlink(missing_ok=True)
 
 
 def _stored_fingerprint(connection: sa.Connection) -> str | None:
