@@ -1,0 +1,32 @@
+"""Random sequences of calls, the same on MLflow's own server and on Runfold."""
+
+import os
+import uuid
+
+from hypothesis import HealthCheck, given, settings
+
+from tests.differential.calls import Call
+from tests.differential.play import compare, play
+from tests.differential.random_calls import sequences
+from tests.servers import Server
+
+# About 0.6 s a sequence on two servers that share two cores; more with RANDOM_SEQUENCES=1000.
+SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "80"))
+
+
+@settings(
+    max_examples=SEQUENCES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(calls=sequences())
+def test_random_sequences(mlflow_server: Server, runfold_server: Server, calls: list[Call]) -> None:
+    """Whatever the sequence of calls, both servers answer each of them alike."""
+    unique = f"random-{uuid.uuid4().hex[:12]}"
+    theirs = play(mlflow_server.url, calls, unique)
+    ours = play(runfold_server.url, calls, unique)
+    found = compare(calls, theirs, ours)
+    played = [f"    [{number}] {call.describe()}" for number, call in enumerate(calls)]
+    assert not found, "\n".join([f"{len(found)} calls differ:", *found, "played:", *played])
