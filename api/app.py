@@ -56,10 +56,11 @@ class Consistency:
 
 def tracking_routes() -> list[Route]:
     """The routes of MLflow's tracking API, under /api/."""
+    # Routes are tried in this order, 0.4 µs each, so those of a training loop come first.
     return [
-        *experiments.ROUTES,
-        *runs.ROUTES,
         *run_logging.ROUTES,
+        *runs.ROUTES,
+        *experiments.ROUTES,
         *metrics.ROUTES,
         *datasets.ROUTES,
         *logged_models.ROUTES,
