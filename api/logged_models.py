@@ -295,16 +295,14 @@ async def _answer_model(request: Request, model_id: str, *, allow_deleted: bool 
 async def search(request: Request) -> Response:
     """A page of the experiments' active models."""
     asked = await decode(request, SearchModels)
-    if not asked.experiment_ids:
-        raise InvalidParameterValue("Missing value for required parameter 'experiment_ids'.")
     for place, experiment_id in enumerate(asked.experiment_ids):
         check_experiment_id(experiment_id, f"experiment_ids[{place}]")
     limit = check_max_results(asked.max_results, SEARCH_DEFAULT, SEARCH_MAX)
-    order_by = [msgspec.structs.asdict(order) for order in asked.order_by]
+    order_by = [_order(order) for order in asked.order_by]
     datasets = [Dataset(sent.dataset_name, sent.dataset_digest or None) for sent in asked.datasets]
     parts = (
         sorted(asked.experiment_ids),
-        asked.filter,
+        asked.filter or "",
         [[dataset.name, dataset.digest] for dataset in datasets],
         order_by,
     )
@@ -324,6 +322,16 @@ async def search(request: Request) -> Response:
     if next_after is not None:
         answer["next_page_token"] = write_page_token(secret, query, next_after)
     return json_answer(without_empty(answer))
+
+
+def _order(sent: OrderSent) -> dict[str, Any]:
+    """The same for the same order, however it is spelled: page tokens are bound to it."""
+    return {
+        "field_name": sent.field_name,
+        "ascending": sent.ascending is not False,
+        "dataset_name": sent.dataset_name or None,
+        "dataset_digest": sent.dataset_digest or None,
+    }
 
 
 async def list_model_files(request: Request) -> Response:

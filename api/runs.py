@@ -113,7 +113,10 @@ async def create_run(request: Request) -> Response:
         given,
     )
     await services.writer.decide(new_event(request, RUN_CREATED, run_id, created))
-    return await _answer_run(request, run_id)
+    answer = run_json(await services.views.read(get_document, run_id))
+    # MLflow tells a run's outputs wherever it tells the run, but here.
+    del answer["outputs"]
+    return json_answer({"run": answer})
 
 
 def _run_name(asked: str | None, given: list[RunTag]) -> str:
@@ -126,11 +129,6 @@ def _run_name(asked: str | None, given: list[RunTag]) -> str:
     name = asked or tagged or random_name()
     check_length(name, RUN_NAME_LENGTH_MAX, "run_name")
     return name
-
-
-async def _answer_run(request: Request, run_id: str) -> Response:
-    document = await services_of(request).views.read(get_document, run_id)
-    return json_answer({"run": run_json(document)})
 
 
 async def update_run(request: Request) -> Response:
@@ -167,7 +165,8 @@ async def restore_run(request: Request) -> Response:
 async def get_run(request: Request) -> Response:
     """The whole run."""
     asked = await decode(request, OneRun)
-    return await _answer_run(request, asked.run_id)
+    document = await services_of(request).views.read(get_document, asked.run_id)
+    return json_answer({"run": run_json(document)})
 
 
 async def search_runs(request: Request) -> Response:

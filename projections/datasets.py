@@ -257,14 +257,14 @@ def search_datasets(
     )
     statement = (
         sa.select(*columns)
-        .distinct()
         .select_from(
             datasets.join(run_inputs, run_inputs.c.dataset_id == datasets.c.dataset_id).outerjoin(
                 input_tags, context
             )
         )
         .where(datasets.c.experiment_id.in_(list(experiment_ids)))
-        .order_by(*columns)
+        .group_by(*columns)
+        .order_by(*columns[:3], sa.func.min(run_inputs.c.position), columns[3])
         .limit(SUMMARIES_MAX)
     )
     return [DatasetSummary(*row) for row in connection.execute(statement)]
