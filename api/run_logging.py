@@ -198,7 +198,17 @@ def _params(sent: list[ParamSent]) -> list[Param]:
     return found
 
 
-def _points(sent: list[MetricSent] | list[LogMetric]) -> list[tuple[Series, int, int, float]]:
+async def _points(
+    request: Request, sent: list[MetricSent] | list[LogMetric]
+) -> list[tuple[Series, int, int, float]]:
+    """The points, once it is sure that what they were measured on is named in full and there."""
+    if any(bool(metric.dataset_name) != bool(metric.dataset_digest) for metric in sent):
+        raise InvalidParameterValue(
+            "Both dataset_name and dataset_digest must be provided if one is provided."
+        )
+    models = {metric.model_id for metric in sent if metric.model_id}
+    if models:
+        await services_of(request).gate.require_models(models)
     return [
         (
             Series(
@@ -218,7 +228,7 @@ def _points(sent: list[MetricSent] | list[LogMetric]) -> list[tuple[Series, int,
 async def _append_points(
     request: Request, run_id: str, sent: list[MetricSent] | list[LogMetric]
 ) -> None:
-    block = make_block(_points(sent))
+    block = make_block(await _points(request, sent))
     await services_of(request).writer.append(new_event(request, POINTS_LOGGED, run_id, block))
 
 
@@ -236,7 +246,7 @@ async def _log_texts(
         refusal = await services.views.read(conflicting_param, run_id, params)
         if refusal is not None:
             raise refusal
-    points = points_of(make_block(_points(metrics))) if metrics else []
+    points = points_of(make_block(await _points(request, metrics))) if metrics else []
     batch = RunBatchLogged(params or [], given or [], points)
     await services.writer.decide(new_event(request, RUN_BATCH_LOGGED, run_id, batch))
 

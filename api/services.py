@@ -24,6 +24,7 @@ from events.settings import Settings
 from projections.database import Views
 from projections.folding import Checkpoint, purged_error
 from projections.lifecycle import ACTIVE, inactive_run, unknown_run
+from projections.logged_models import existing_models, unknown_model
 from projections.runs import get_rows
 from projections.schema import purged, rejections
 
@@ -33,7 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 READ_THREADS = 6
-GATE_RUNS_MAX = 100_000
+GATE_IDS_MAX = 100_000
 VERDICT_RETRY_S = 0.1
 
 eventual: ContextVar[bool] = ContextVar("eventual", default=False)
@@ -176,20 +177,38 @@ class Reader:
 
 
 class Gate:
-    """Says whether a run can be written to, from memory while nothing about that has changed."""
+    """Says whether a run can be written to and a model is there, from memory while nothing about
+    that has changed."""
 
     def __init__(self, reader: Reader, watch: Watch) -> None:
         self._reader = reader
         self._watch = watch
         self._active: set[str] = set()
+        self._models: set[str] = set()
         self._lifecycle = -1
+
+    def _forget_what_changed(self) -> None:
+        lifecycle = self._watch.checkpoints["journal"].lifecycle
+        if lifecycle != self._lifecycle or len(self._active) + len(self._models) > GATE_IDS_MAX:
+            self._active.clear()
+            self._models.clear()
+            self._lifecycle = lifecycle
+
+    async def require_models(self, model_ids: set[str]) -> None:
+        """Raises where a logged model is missing; one that is deleted can be measured."""
+        self._forget_what_changed()
+        asked = model_ids - self._models
+        if not asked:
+            return
+        missing = asked - await self._reader.read(existing_models, sorted(asked))
+        if missing:
+            raise unknown_model(min(missing))
+        if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
+            self._models |= asked
 
     async def require_active(self, run_id: str) -> None:
         """Raises where the run is missing or deleted."""
-        lifecycle = self._watch.checkpoints["journal"].lifecycle
-        if lifecycle != self._lifecycle or len(self._active) > GATE_RUNS_MAX:
-            self._active.clear()
-            self._lifecycle = lifecycle
+        self._forget_what_changed()
         if run_id in self._active:
             return
         row = (await self._reader.read(get_rows, [run_id])).get(run_id)

@@ -98,5 +98,7 @@ LOGGED_MODEL_TAG_DELETED = EventType(
     "logged_model.tag_deleted", 1, LoggedModelTagDeleted, "logged model"
 )
 LOGGED_MODEL_DELETED = EventType("logged_model.deleted", 1, LoggedModelDeleted, "logged model")
-LOGGED_MODEL_PURGED = EventType("logged_model.purged", 1, LoggedModelPurged, "logged model")
+LOGGED_MODEL_PURGED = EventType(
+    "logged_model.purged", 1, LoggedModelPurged, "logged model", lifecycle=True
+)
 RUN_MODEL_LOGGED = EventType("run.model_logged", 1, RunModelLogged, "run")

@@ -357,6 +357,16 @@ def get_model_row(connection: sa.Connection, model_id: str, *, allow_deleted: bo
     return dict(found._mapping)
 
 
+def existing_models(connection: sa.Connection, model_ids: Sequence[str]) -> set[str]:
+    """Those of these ids that are there, in any stage."""
+    found: set[str] = set()
+    for start in range(0, len(model_ids), IDS_MAX):
+        chunk = list(model_ids[start : start + IDS_MAX])
+        statement = sa.select(logged_models.c.model_id).where(logged_models.c.model_id.in_(chunk))
+        found.update(connection.execute(statement).scalars())
+    return found
+
+
 def outputs_of(
     connection: sa.Connection, run_ids: Sequence[str]
 ) -> dict[str, list[tuple[str, int]]]:
