@@ -17,6 +17,7 @@ from api.services import services_of
 from api.transfers import list_answer, store_body, stream_file, too_large
 from events.blobs import BlobStore, blob_path, safe_path
 from events.errors import InvalidParameterValue, NotImplementedHere
+from projections.logged_models import get_model_row
 from projections.runs import artifact_uri
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -129,9 +130,11 @@ async def presign_upload(request: Request) -> Response:
     if bool(asked.run_id) == bool(asked.model_id):
         raise InvalidParameterValue("Exactly one of run_id and model_id must be provided.")
     path = safe_path(asked.path)
-    uri = "mlflow-artifacts:/"
     if asked.run_id:
         uri, _, _ = await _of_run(request, asked.run_id, path)
+    else:
+        model = await services_of(request).views.read(get_model_row, asked.model_id or "")
+        uri = model["artifact_location"]
     raise _not_presigned("upload", uri)
 
 

@@ -96,6 +96,12 @@ class BlobStore(Protocol):
         The root can't be deleted: InvalidParameterValue.
         """
 
+    def remove_abandoned_uploads(self, now_s: float) -> int:
+        """Removes what crashes left of uploads a day or longer ago, and of half-done deletions.
+
+        To be called when a server starts. Returns how many leftovers there were.
+        """
+
 
 def put(store: BlobStore, path: str, chunks: Iterable[bytes]) -> None:
     """Uploads a blob from chunks that are at hand."""

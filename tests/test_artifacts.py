@@ -22,6 +22,7 @@ from events.blobs import put
 from events.errors import ResourceDoesNotExist
 from events.local_blobs import UPLOADS, LocalBlobs
 from events.settings import Settings
+from projections.logged_models import get_model_row
 from tests.asgi import Answer, call
 
 PROXY = "/api/2.0/mlflow-artifacts/artifacts"
@@ -39,7 +40,9 @@ class Views:
             "bucket": "s3://bucket/1/bucket/artifacts",
         }
 
-    async def read(self, _query: Callable[..., Any], run_id: str) -> str:
+    async def read(self, query: Callable[..., Any], run_id: str) -> Any:
+        if query is get_model_row and run_id == "m-1":
+            return {"artifact_location": "mlflow-artifacts:/1/models/m-1/artifacts"}
         if run_id not in self.uris:
             raise ResourceDoesNotExist(f"Run with id={run_id} not found")
         return self.uris[run_id]
@@ -392,6 +395,8 @@ def test_multipart_answers_as_mlflow_does(
         ("download", b"{}", 400, "INVALID_PARAMETER_VALUE"),
         ("upload", b'{"run_id":"abc","path":"x"}', 400, "INVALID_PARAMETER_VALUE"),
         ("upload", b'{"run_id":"local","path":"x"}', 501, "NOT_IMPLEMENTED"),
+        ("upload", b'{"model_id":"m-1","path":"x"}', 400, "INVALID_PARAMETER_VALUE"),
+        ("upload", b'{"model_id":"m-2","path":"x"}', 404, "RESOURCE_DOES_NOT_EXIST"),
         ("upload", b'{"path":"x"}', 400, "INVALID_PARAMETER_VALUE"),
         ("upload", b'{"run_id":"a","model_id":"m","path":"x"}', 400, "INVALID_PARAMETER_VALUE"),
     ],

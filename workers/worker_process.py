@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -65,6 +66,9 @@ def _work(
 ) -> None:
     if stores.views.create():
         logger.info("making the views from the log", path=str(settings.views_path))
+    abandoned = stores.artifacts.proxied.remove_abandoned_uploads(time.time())
+    if abandoned:
+        logger.info("removed abandoned uploads", count=abandoned)
     projector = Projector(stores.log, stores.views, wake(notify_fd))
     projector.run(stop, wake_fd)
     stop.set()
