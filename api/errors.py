@@ -68,7 +68,8 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error as MLflow's JSON. `status` only where it differs from the table's."""
-    body = {"error_code": error_code, "message": message}
+    # A message may quote what was sent, half a surrogate pair too, which no JSON can carry.
+    body = {"error_code": error_code, "message": message.encode(errors="replace").decode()}
     if error_code in CLASSIFICATION:
         body["sqlstate"], body["error_class"] = CLASSIFICATION[error_code]
     return Response(

@@ -151,9 +151,11 @@ def parse_json(text: str) -> Any:
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise refuse(f"The request body gives {repeated[:100]!r} more than once.")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise refuse(f"The request body gives {name[:100]!r} more than once.")
+            seen.add(name)
     return found
 
 

@@ -11,7 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from api.errors import CLASSIFICATION, EXCEPTION_HANDLERS, HTTP_STATUS, UnexpectedErrors
+from api.errors import (
+    CLASSIFICATION,
+    EXCEPTION_HANDLERS,
+    HTTP_STATUS,
+    UnexpectedErrors,
+    error_response,
+)
 from api.requests import BODY_BYTES_MAX, Int32, RunId, decode
 from events.errors import ERRORS, RunfoldError, TemporarilyUnavailable
 from tests.asgi import Answer, call
@@ -91,6 +97,11 @@ def test_an_answer_cut_short_does_not_look_whole() -> None:
     """A failure after the first bytes breaks the connection."""
     with pytest.raises(ZeroDivisionError):
         call(APP, "GET", "/half")
+
+
+def test_a_message_can_quote_anything() -> None:
+    """Half a surrogate pair in a message does not keep the error from being told."""
+    assert error_response("BAD_REQUEST", "sent: \ud800").body.startswith(b"{")
 
 
 def test_routing() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from typing import Annotated, Any
 
 import pytest
@@ -275,6 +276,28 @@ def test_ambiguous_and_broken_bodies_are_refused(body: bytes) -> None:
 def test_what_old_clients_send_is_understood(body: bytes) -> None:
     """2.5, L-50: JSON encoded twice, `run_uuid`, unknown fields and escapes are taken."""
     assert decode_body(body, LogBatch).run_id == "r"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"run_id":"r",' + b",".join(b'"%d":1' % i for i in range(150_000)) + b',"1":2}',
+        b'{"run_id":"r","metrics":[' + b"{}," * 400_000 + b"{}]}",
+        b'{"run_id":"r","other":' + b'[{"a":' * 200_000 + b"}",
+        b'{"run_id":' + b"9" * 1_900_000 + b"}",
+        b'{"run_id":"r","metrics":[{"key":"k","timestamp":1,"value":0.' + b"1" * 1_900_000,
+        b'{"run_id":["' + b"x" * 1_900_000 + b'"]}',
+        b'"' + b'\\"' * 400_000 + b'"',
+    ],
+    ids=["repeated", "items", "nested", "digits", "fraction", "long", "escapes"],
+)
+def test_hostile_bodies_are_refused_quickly(body: bytes) -> None:
+    """No body within the bound keeps the server busy: each is refused in well under a second."""
+    start_s = time.perf_counter()
+    with pytest.raises(InvalidParameterValue) as refused:
+        decode_body(body, LogBatch)
+    assert time.perf_counter() - start_s < 1.0
+    assert len(refused.value.message) < 1_000
 
 
 def test_choices_by_name_and_number() -> None:
