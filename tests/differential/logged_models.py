@@ -7,11 +7,13 @@ from tests.differential.calls import (
     Call,
     Case,
     Json,
+    Ours,
     get,
     json_call,
     new_run,
     on_run,
     post,
+    refused,
 )
 from tests.differential.runs import batch, log_metric, point
 
@@ -45,6 +47,11 @@ def pair(key: Json, value: Json) -> Json:
     return {"key": key, "value": value}
 
 
+def log_params(*params: Json) -> Call:
+    body = {"model_id": "${model}", "params": list(params)}
+    return post(MODELS + "/${model}/params", body)
+
+
 def search(text: str = "", **body: Json) -> Call:
     return post(SEARCH, {"experiment_ids": ["${exp}"], "filter": text, **body})
 
@@ -69,8 +76,6 @@ LIFE = on_run(
     finalize("LOGGED_MODEL_UPLOAD_FAILED"),
     finalize(2),
     finalize("LOGGED_MODEL_PENDING"),
-    finalize("NONSENSE"),
-    finalize(99),
     json_call("PATCH", MODELS + "/${model}", {"model_id": "${model}"}),
     json_call("PATCH", MODELS + "/${model}", {"status": "LOGGED_MODEL_READY"}),
     finalize("LOGGED_MODEL_READY", "nothing"),
@@ -100,7 +105,6 @@ TAGS_AND_PARAMS = on_run(
     set_tags(pair("a", "1"), pair("b", "2")),
     set_tags(pair("a", "3")),
     set_tags(),
-    set_tags(pair("", "x")),
     set_tags(pair("k", "x" * 9000)),
     set_tags(pair("k" * 251, "x")),
     set_tags(pair("a;b", "x")),
@@ -111,8 +115,9 @@ TAGS_AND_PARAMS = on_run(
     Call("DELETE", MODELS + "/${model}/tags/a"),
     Call("DELETE", MODELS + "/${model}/tags/never"),
     Call("DELETE", MODELS + "/${nothing}/tags/a"),
-    post(MODELS + "/${model}/params", {"model_id": "${model}", "params": [pair("q", "2")]}),
-    post(MODELS + "/${model}/params", {"model_id": "${model}", "params": [pair("q", "2")]}),
+    log_params(pair("q", "2")),
+    log_params(pair("q", "2")).or_else(Ours("retry", 200)),
+    log_params(pair("q", "3")).or_else(refused("retry")),
     post(MODELS + "/${model}/params", {"model_id": "${model}", "params": []}),
     post(MODELS + "/${model}/params", {"params": [pair("r", "2")]}),
     post(MODELS + "/${nothing}/params", {"model_id": "${nothing}", "params": [pair("q", "2")]}),
@@ -146,7 +151,9 @@ METRICS = on_run(
     get("metrics/get-history", {"run_id": "${run}", "metric_key": "acc"}),
     get("metrics/get-history", {"run_id": "${run}", "metric_key": "loss"}),
     post("runs/outputs", {"run_id": "${run}", "models": [{"model_id": "${model}", "step": 3}]}),
-    post("runs/outputs", {"run_id": "${run}", "models": [{"model_id": "${model}", "step": 3}]}),
+    post(
+        "runs/outputs", {"run_id": "${run}", "models": [{"model_id": "${model}", "step": 3}]}
+    ).or_else(Ours("retry", 200)),
     post("runs/outputs", {"run_id": "${run}", "models": [{"model_id": "${other}"}]}),
     post("runs/outputs", {"run_id": "${run}", "models": []}),
     post("runs/outputs", {"run_id": "${run}"}),
@@ -196,9 +203,9 @@ SEARCHES = Case(
         search("model_type = 'tree'"),
         search("model_type ILIKE 'tree'", order_by=order("name")),
         search("source_run_id = '${run}'"),
-        search("status = 'READY'"),
-        search("status = 'PENDING'", order_by=order("name")),
-        search("status != 'READY'", order_by=order("name")),
+        search("status = 'READY'").or_else(Ours("model-status", 200)),
+        search("status = 'PENDING'").or_else(Ours("model-status", 200)),
+        search("status != 'READY'", order_by=order("name")).or_else(Ours("model-status", 200)),
         search("model_id = '${b}'"),
         search("creation_timestamp > 0", order_by=order("name")),
         search("creation_timestamp < 5"),
@@ -214,7 +221,9 @@ SEARCHES = Case(
         search("metrics.acc > 0.6", order_by=order("name")),
         search("metrics.acc > 0.6 AND metrics.acc < 0.8", order_by=order("name")),
         search("metrics.acc > 0", datasets=[IRIS], order_by=order("name")),
-        search("metrics.acc > 0.5", datasets=[{"dataset_name": "iris"}], order_by=order("name")),
+        search("metrics.acc > 0.5", datasets=[{"dataset_name": "iris"}]).or_else(
+            Ours("model-dataset", 200)
+        ),
         search(datasets=[IRIS], order_by=order("name")),
         search(datasets=[{"dataset_digest": "abc"}]),
         search("metrics.acc = 'x'"),
@@ -245,4 +254,15 @@ SEARCHES = Case(
     ),
 )
 
-CASES = (LIFE, TAGS_AND_PARAMS, METRICS, SEARCHES)
+REFUSED = Case(
+    "logged-models-refused",
+    (
+        *SETUP,
+        create(name="m"),
+        finalize("NONSENSE").or_else(refused("L-61")),
+        finalize(99).or_else(refused("L-61")),
+        set_tags(pair("", "x")).or_else(refused("model-tag-key")),
+    ),
+)
+
+CASES = (LIFE, TAGS_AND_PARAMS, METRICS, SEARCHES, REFUSED)

@@ -13,6 +13,7 @@ from tests.differential.calls import (
     new_run,
     on_run,
     post,
+    refused,
 )
 from tests.differential.runs import batch, delete, log_metric, point
 
@@ -142,7 +143,6 @@ DATASETS = on_run(
     post("runs/log-inputs", {"run_id": "${run}"}),
     post("runs/log-inputs", {"datasets": []}),
     log_inputs(dataset("iris", "abc"), run="nothing"),
-    log_inputs("no object"),
     post("runs/log-inputs", {"run_id": "${run}", "datasets": "none"}),
     new_run("second", 2000),
     log_inputs(dataset("iris", "abc", "training", source="other"), run="second"),
@@ -155,4 +155,9 @@ DATASETS = on_run(
     post(AJAX + "experiments/search-datasets", {"experiment_ids": ["abc"]}),
 )
 
-CASES = (PAGES, BULK_HISTORY, BULK_INTERVAL, DATASETS)
+NOT_AN_OBJECT = Case(
+    "runs-log-inputs-not-an-object",
+    (*SETUP, log_inputs("no object").or_else(refused("wrong-type"))),
+)
+
+CASES = (PAGES, BULK_HISTORY, BULK_INTERVAL, DATASETS, NOT_AN_OBJECT)

@@ -1,6 +1,16 @@
 """Search of runs: the filter language in every form, order, view types and pages."""
 
-from tests.differential.calls import AJAX, NEW_EXPERIMENT, Call, Case, Json, new_run, post, refused
+from tests.differential.calls import (
+    AJAX,
+    NEW_EXPERIMENT,
+    Call,
+    Case,
+    Json,
+    Ours,
+    new_run,
+    post,
+    refused,
+)
 from tests.differential.metrics import dataset, log_inputs
 from tests.differential.runs import batch, delete, log_metric, point, update
 
@@ -189,7 +199,6 @@ DATASET_FILTERS = (
 
 COMBINED_FILTERS = (
     "",
-    "   ",
     "metrics.acc > 0.1 AND params.lr != '0.3'",
     "metrics.acc > 0.1 and metrics.acc < 0.4",
     "metrics.acc > 0.1 AND params.Model = 'Tree' AND tags.kind LIKE '%3' AND status = 'RUNNING'",
@@ -257,8 +266,6 @@ ORDERS: tuple[list[Json], ...] = (
     ["metrics.acc", "metrics.acc DESC"],
     [""],
     [5],
-    ["metrics.acc DESC "],
-    ["  metrics.acc"],
 )
 
 
@@ -276,6 +283,16 @@ FILTER_CASES = (
     Case(
         "runs-search-empty-key",
         (*FILLED, search("metrics. > 0.2").or_else(refused("filter-empty-key"))),
+    ),
+)
+
+BLANKS = Case(
+    "runs-search-blanks",
+    (
+        *FILLED,
+        search("   ").or_else(Ours("blanks", 200)),
+        search(order_by=["metrics.acc DESC "]).or_else(Ours("blanks", 200)),
+        search(order_by=["  metrics.acc"]).or_else(Ours("blanks", 200)),
     ),
 )
 
@@ -346,4 +363,4 @@ PAGES = Case(
     ),
 )
 
-CASES = (*FILTER_CASES, ORDER, VIEWS, PAGES)
+CASES = (*FILTER_CASES, BLANKS, ORDER, VIEWS, PAGES)
