@@ -47,7 +47,7 @@ def open_engine(
     """
     check_version()
     engine = sa.create_engine(
-        f"sqlite:///{path}",
+        sa.URL.create("sqlite", database=str(path)),
         module=sqlite,
         pool_size=pool_size,
         max_overflow=64,

@@ -7,6 +7,7 @@ which files belong to the views is told by the manifest (projections/segments.py
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import threading
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import uuid_utils
 
-from events.codec import Block, Float64s, Int64s, Series
+from events.codec import Block, Series
 
 COLUMNS = (
     "run_id",
@@ -40,6 +41,13 @@ ROW_GROUP_ROWS = 32_768
 footer of a file with 16 million points stays under 1 MB."""
 READER_MEMORY_MB = 256
 READER_THREADS = 2
+LOCK = ".lock-"
+_SELECTED = {
+    # DuckDB takes a NaN of numpy's for a null.
+    "value": "coalesce(value, 'NaN'::DOUBLE) AS value",
+    # A column of nothing but None has no type of its own.
+    **{name: f"{name}::VARCHAR AS {name}" for name in COLUMNS[5:]},
+}
 WRITING = ".writing"
 """The ending of a file that is not whole yet."""
 
@@ -203,8 +211,7 @@ def write_points(
     cursor.register("points", points)
     cursor.register("names", names)
     try:
-        # A column of nothing but None has no type of its own.
-        selected = ", ".join(f"{n}::VARCHAR AS {n}" if n in COLUMNS[5:] else n for n in COLUMNS)
+        selected = ", ".join(_SELECTED.get(name, name) for name in COLUMNS)
         source = f"SELECT {selected} FROM points JOIN names USING (place)"
         return _write(cursor, lake, experiment_id, generation, source)
     finally:
@@ -222,7 +229,7 @@ def merge_files(
 ) -> Written:
     """Writes the points of several segments as one, leaving out some runs.
 
-    What does not fit the cursor's memory is spilled. Raises SegmentGone.
+    What does not fit the cursor's memory is spilled.
     """
     listed = ", ".join(map(_quoted, files(lake, paths)))
     source = f"SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}], hive_partitioning = false)"
@@ -259,9 +266,6 @@ def _write(cursor: DuckDB, lake: Path, experiment_id: str, generation: str, sour
         _make_durable(temporary)
         temporary.rename(target)
         _make_durable(target.parent)
-    except duckdb.IOException as error:
-        temporary.unlink(missing_ok=True)
-        raise SegmentGone(str(error)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -285,6 +289,28 @@ def segment_path(experiment_id: str, generation: str, segment_id: str) -> str:
     return (
         f"experiment_id={quote(experiment_id, safe='')}/metrics/{generation}-{segment_id}.parquet"
     )
+
+
+@contextlib.contextmanager
+def generation_lock(lake: Path, generation: str, *, wait: bool = True) -> Iterator[bool]:
+    """Holds the right to write and delete a generation's files; the system frees it with the
+    process. Yields False where another has it and `wait` is off."""
+    lake.mkdir(parents=True, exist_ok=True)
+    opened = os.open(lake / f"{LOCK}{generation}", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(opened)
+
+
+def locked_generations(lake: Path) -> set[str]:
+    """The generations that ever had a lock in this lake, and still have its file."""
+    return {path.name.removeprefix(LOCK) for path in lake.glob(f"{LOCK}*")}
 
 
 def remove_file(lake: Path, path: str) -> None:
@@ -312,6 +338,3 @@ def found_files(lake: Path) -> Iterator[Found]:
         with contextlib.suppress(FileNotFoundError):
             generation = file.name.partition("-")[0]
             yield Found(str(file.relative_to(lake)), generation, file.stat().st_mtime)
-
-
-__all__ = ["COLUMNS", "Float64s", "Found", "Int64s", "SegmentGone", "Written"]

@@ -93,6 +93,8 @@ def finish(state: State) -> None:
         joined = join_blocks([block for block, _ in given])
         _move_latest(state, run_id, joined)
         rows.extend(_block_rows(run_id, given))
+    if not rows:
+        return
     state.connection.exec_driver_sql(
         str(
             sa.insert(blocks).compile(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
+from events.codec import Block, decode_block
 from projections.lake import Written
 from projections.metrics import blocks
+from projections.runs import runs
 from projections.schema import metadata, purged, view_meta
 from projections.view import EntityView
 
@@ -80,6 +82,15 @@ class Segment:
     points: int
 
 
+@dataclass(slots=True)
+class Pending:
+    """What an experiment has in blocks."""
+
+    run_ids: list[str]
+    blocks: int
+    points: int
+
+
 def generation_of(connection: sa.Connection) -> str | None:
     """The name of these views that begins the names of their files; None while there is none.
 
@@ -129,10 +140,14 @@ def segments_of(connection: sa.Connection, experiment_id: str) -> list[Segment]:
     return [Segment(*row) for row in connection.execute(statement)]
 
 
-def runs_in(connection: sa.Connection, segment_ids: Sequence[str]) -> set[str]:
-    """The runs that have points in any of these segments."""
-    statement = sa.select(segment_runs.c.run_id).where(segment_runs.c.segment_id.in_(segment_ids))
-    return set(connection.execute(statement).scalars())
+def with_many_segments(connection: sa.Connection, count_min: int) -> list[str]:
+    """The experiments that have at least so many segments."""
+    statement = (
+        sa.select(segments.c.experiment_id)
+        .group_by(segments.c.experiment_id)
+        .having(sa.func.count() >= count_min)
+    )
+    return list(connection.execute(statement).scalars())
 
 
 def with_purged_runs(connection: sa.Connection) -> list[Segment]:
@@ -147,6 +162,18 @@ def with_purged_runs(connection: sa.Connection) -> list[Segment]:
         segments.c.segment_id.in_(by_run) | segments.c.experiment_id.in_(by_experiment),
     )
     return [Segment(*row) for row in connection.execute(statement)]
+
+
+def purged_in(connection: sa.Connection, segment: Segment) -> list[str]:
+    """The runs of a segment that gc has purged; all of them where the experiment is."""
+    statement = sa.select(segment_runs.c.run_id).where(
+        segment_runs.c.segment_id == segment.segment_id
+    )
+    gone = sa.select(purged.c.subject)
+    whole = gone.where(purged.c.subject == segment.experiment_id)
+    if connection.execute(whole).first() is None:
+        statement = statement.where(segment_runs.c.run_id.in_(gone))
+    return list(connection.execute(statement).scalars())
 
 
 def add(connection: sa.Connection, experiment_id: str, written: Written) -> None:
@@ -186,6 +213,74 @@ def retire(connection: sa.Connection, given: Iterable[Segment], now_ms: int) -> 
             for item in given
         ],
     )
+
+
+def retired_paths(
+    connection: sa.Connection, until_ms: int, experiment_id: str | None = None
+) -> list[str]:
+    """The files that were retired by then; with an experiment all of its retired files."""
+    condition = (
+        retired_segments.c.retired_ms <= until_ms
+        if experiment_id is None
+        else retired_segments.c.experiment_id == experiment_id
+    )
+    return list(connection.execute(sa.select(retired_segments.c.path).where(condition)).scalars())
+
+
+def forget_retired(connection: sa.Connection, paths: Sequence[str]) -> None:
+    """Removes the rows of retired files that are deleted."""
+    for path in paths:
+        connection.execute(sa.delete(retired_segments).where(retired_segments.c.path == path))
+
+
+def pending_blocks(connection: sa.Connection) -> dict[str, Pending]:
+    """What each experiment has in blocks; runs that the views don't know yet wait."""
+    per_run = (
+        sa.select(
+            blocks.c.run_id,
+            sa.func.count().label("blocks"),
+            sa.func.sum(blocks.c.points).label("points"),
+        )
+        .group_by(blocks.c.run_id)
+        .subquery()
+    )
+    statement = (
+        sa.select(runs.c.experiment_id, per_run)
+        .join(runs, runs.c.run_id == per_run.c.run_id)
+        .order_by(runs.c.experiment_id, per_run.c.run_id)
+    )
+    found: dict[str, Pending] = {}
+    for experiment_id, run_id, count, points in connection.execute(statement):
+        pending = found.setdefault(experiment_id, Pending([], 0, 0))
+        pending.run_ids.append(run_id)
+        pending.blocks += count
+        pending.points += points
+    return found
+
+
+def blocks_of(
+    connection: sa.Connection, run_ids: Sequence[str]
+) -> Iterator[tuple[str, int, Block]]:
+    """The (run id, block id, block) of these runs, in their order, oldest first."""
+    for run_id in run_ids:
+        statement = (
+            sa.select(blocks.c.block_id, blocks.c.data)
+            .where(blocks.c.run_id == run_id)
+            .order_by(blocks.c.block_id)
+        )
+        for block_id, data in connection.execute(statement):
+            yield run_id, block_id, decode_block(data)
+
+
+def delete_blocks(connection: sa.Connection, ids: Sequence[int]) -> int:
+    """Removes blocks; returns how many of them were there."""
+    deleted = 0
+    for start in range(0, len(ids), _IDS_MAX):
+        chunk = list(ids[start : start + _IDS_MAX])
+        deleted += connection.execute(
+            sa.delete(blocks).where(blocks.c.block_id.in_(chunk))
+        ).rowcount
+    return deleted
 
 
 def known_paths(connection: sa.Connection) -> set[str]:

@@ -1,0 +1,413 @@
+"""The sealer: turns blocks of points into segments, and many small segments into few large ones.
+
+It works on one generation of the views under that generation's lock, in rounds. Everything that it
+does is a file first and then one transaction, which also checks that what the file was made from
+is still there: a crash between the two leaves a file that no manifest names, and the next start
+deletes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+
+from events.codec import Block
+from events.errors import TemporarilyUnavailable
+from projections.lake import (
+    LOCK,
+    DuckDB,
+    Written,
+    found_files,
+    generation_lock,
+    locked_generations,
+    merge_files,
+    open_duckdb,
+    remove_file,
+    write_points,
+)
+from projections.segments import (
+    Pending,
+    Segment,
+    ViewsDatabase,
+    add,
+    blocks_of,
+    create_generation,
+    delete_blocks,
+    forget_retired,
+    generation_of,
+    known_paths,
+    make_durable,
+    pending_blocks,
+    purged_in,
+    remove,
+    retire,
+    retired_paths,
+    segments_of,
+    with_many_segments,
+    with_purged_runs,
+)
+
+logger = structlog.get_logger(__name__)
+
+TIERS_FROM_POINTS = 50_000
+TIER_FACTOR = 4
+SPILL = ".spill-"
+
+
+@dataclass(frozen=True)
+class SealerSettings:
+    """When to seal and merge, and how much of the machine that may take."""
+
+    seal_points: int = 250_000
+    """An experiment is sealed when it has so many points in blocks,"""
+    seal_blocks: int = 1_000
+    """or so many blocks,"""
+    seal_age_s: float = 600.0
+    """or blocks since so long."""
+    batch_points: int = 1_000_000
+    """About so many points are sealed into one segment,"""
+    batch_blocks: int = 10_000
+    """from so many blocks at most."""
+    merge_segments: int = 4
+    """So many segments of about one size become one."""
+    merged_points_max: int = 16_000_000
+    """No merge makes a segment with more points."""
+    retired_s: float = 60.0
+    """A merged file is kept so long for readers that have begun."""
+    sweep_s: float = 600.0
+    """How often to look for files that a crash has left."""
+    round_s: float = 2.0
+    memory_mb: int = 120
+    threads: int = 1
+
+
+class _Changed(Exception):
+    """What a file was made from is not there any more; the file is not used."""
+
+
+class Sealer:
+    """Seals, merges and cleans the lake of one views database."""
+
+    def __init__(
+        self,
+        views: ViewsDatabase,
+        lake: Path,
+        settings: SealerSettings | None = None,
+        *,
+        building: bool = False,
+    ) -> None:
+        """`building`: these views are being made beside the live ones. Their files are then kept
+        from the live sealer's sweeps until `close`, which comes after they took the live ones'
+        place or were given up."""
+        self._views = views
+        self._lake = lake
+        self._settings = settings or SealerSettings()
+        self._building = building
+        self._held = contextlib.ExitStack()
+        self._held_generation: str | None = None
+        self._duckdb: DuckDB | None = None
+        self._since: dict[str, float] = {}
+        self._sweep_at = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Works in rounds until told to stop."""
+        while not stop.wait(self._settings.round_s):
+            try:
+                while self.round() and not stop.is_set():
+                    continue
+            except TemporarilyUnavailable:
+                continue
+            except Exception:
+                logger.exception("sealing failed; trying again")
+                stop.wait(10 * self._settings.round_s)
+        self.close()
+
+    def round(self) -> bool:
+        """Does the next of everything that is due; returns whether there may be more at once."""
+        with self._generation() as generation:
+            if time.monotonic() >= self._sweep_at:
+                self._sweep(generation)
+                self._sweep_at = time.monotonic() + self._settings.sweep_s
+            worked = self._remove_purged(generation)
+            for experiment_id, pending in self._due().items():
+                worked |= self._seal(generation, experiment_id, pending.run_ids)
+            worked |= self._merge_next(generation)
+            self._delete_retired()
+            return worked
+
+    def seal_all(self) -> None:
+        """Seals every block of a known run, whatever its age, and merges what is due."""
+        with self._generation() as generation:
+            while pending := self._pending():
+                for experiment_id, found in pending.items():
+                    self._seal(generation, experiment_id, found.run_ids)
+            while self._merge_next(generation):
+                continue
+
+    def remove_purged(self) -> int:
+        """Rewrites the segments that hold points of purged runs, and deletes the old files, also
+        retired ones, before it returns. Returns how many segments held any.
+
+        The views must have folded the purge.
+        """
+        with self._generation() as generation:
+            count = 0
+            while self._remove_purged(generation):
+                count += 1
+            self._sweep(generation)
+            return count
+
+    def close(self) -> None:
+        """Frees DuckDB and the lock."""
+        if self._duckdb is not None:
+            self._duckdb.close()
+            self._duckdb = None
+        self._held.close()
+        self._held_generation = None
+
+    # What a round is made of.
+
+    @contextlib.contextmanager
+    def _generation(self) -> Iterator[str]:
+        """The generation of the views as they are now, locked."""
+        with self._views.read() as connection:
+            found = generation_of(connection)
+        if found is None:
+            with self._views.write() as connection:
+                found = create_generation(connection)
+        if not self._building:
+            with generation_lock(self._lake, found):
+                yield found
+            return
+        if self._held_generation != found:
+            self._held.enter_context(generation_lock(self._lake, found))
+            self._held_generation = found
+        yield found
+
+    @contextlib.contextmanager
+    def _transaction(self, generation: str) -> Iterator[sa.Connection]:
+        """A write transaction on the views that the caller has read; _Changed where others have
+        taken their place."""
+        with self._views.write() as connection:
+            if generation_of(connection) != generation:
+                raise _Changed("other views took the place of these")
+            yield connection
+
+    def _cursor(self, generation: str) -> DuckDB:
+        if self._duckdb is None:
+            spill = self._lake / f"{SPILL}{generation}"
+            shutil.rmtree(spill, ignore_errors=True)
+            self._duckdb = open_duckdb(
+                memory_mb=self._settings.memory_mb, threads=self._settings.threads, temp=spill
+            )
+        return self._duckdb
+
+    def _pending(self) -> dict[str, Pending]:
+        with self._views.read() as connection:
+            return pending_blocks(connection)
+
+    def _due(self) -> dict[str, Pending]:
+        """The experiments to be sealed now."""
+        pending = self._pending()
+        now = time.monotonic()
+        self._since = {one: self._since.get(one, now) for one in pending}
+        wanted = self._settings
+        due = {
+            experiment_id: found
+            for experiment_id, found in pending.items()
+            if found.points >= wanted.seal_points
+            or found.blocks >= wanted.seal_blocks
+            or now - self._since[experiment_id] >= wanted.seal_age_s
+        }
+        for experiment_id in due:
+            del self._since[experiment_id]
+        return due
+
+    def _seal(self, generation: str, experiment_id: str, run_ids: Sequence[str]) -> bool:
+        """Turns blocks of these runs, as many as fit a batch, into one segment."""
+        started = time.monotonic()
+        ids, found = self._read_blocks(run_ids)
+        if not ids:
+            return False
+        written: Written | None = None
+        if any(len(block) for group in found.values() for block in group):
+            cursor = self._cursor(generation)
+            written = write_points(cursor, self._lake, experiment_id, generation, found)
+        try:
+            with self._transaction(generation) as connection:
+                if delete_blocks(connection, ids) != len(ids):
+                    raise _Changed("a run was purged")
+                if written is not None:
+                    add(connection, experiment_id, written)
+        except BaseException as error:
+            if written is not None:
+                remove_file(self._lake, written.path)
+            if isinstance(error, _Changed):
+                return False
+            raise
+        logger.info(
+            "sealed",
+            experiment_id=experiment_id,
+            blocks=len(ids),
+            points=written.points if written else 0,
+            bytes=written.size_bytes if written else 0,
+            ms=round((time.monotonic() - started) * 1000),
+        )
+        return True
+
+    def _read_blocks(self, run_ids: Sequence[str]) -> tuple[list[int], dict[str, list[Block]]]:
+        ids: list[int] = []
+        found: dict[str, list[Block]] = {}
+        points = 0
+        with self._views.read() as connection:
+            for run_id, block_id, block in blocks_of(connection, run_ids):
+                ids.append(block_id)
+                found.setdefault(run_id, []).append(block)
+                points += len(block)
+                if points >= self._settings.batch_points or len(ids) >= self._settings.batch_blocks:
+                    break
+        return ids, found
+
+    def _merge_next(self, generation: str) -> bool:
+        """Merges segments of one experiment, where one has enough of about the same size."""
+        with self._views.read() as connection:
+            for experiment_id in with_many_segments(connection, self._settings.merge_segments):
+                chosen = self._to_merge(segments_of(connection, experiment_id))
+                if chosen:
+                    break
+            else:
+                return False
+        self._replace(generation, experiment_id, chosen)
+        return True
+
+    def _to_merge(self, given: Sequence[Segment]) -> list[Segment]:
+        """Of an experiment's segments, smallest first, the ones to merge now; none is a result.
+
+        A tier with enough segments is merged together with what is smaller, so that each point is
+        rewritten about once a tier, and a tier never holds more than a few segments.
+        """
+        allowed = self._settings.merged_points_max
+        open_ones = [segment for segment in given if segment.points <= allowed // 2]
+        counts: dict[int, int] = {}
+        for segment in open_ones:
+            counts[_tier(segment.points)] = counts.get(_tier(segment.points), 0) + 1
+        for tier in sorted(counts):
+            if counts[tier] < self._settings.merge_segments:
+                continue
+            chosen: list[Segment] = []
+            for segment in open_ones:
+                allowed -= segment.points
+                if _tier(segment.points) > tier or allowed < 0:
+                    break
+                chosen.append(segment)
+            return chosen if len(chosen) > 1 else []
+        return []
+
+    def _replace(
+        self,
+        generation: str,
+        experiment_id: str,
+        chosen: Sequence[Segment],
+        without: Sequence[str] = (),
+    ) -> None:
+        """Puts one segment in the place of others; with `without`, less these runs, and the old
+        files are deleted at once."""
+        started = time.monotonic()
+        cursor = self._cursor(generation)
+        paths = [segment.path for segment in chosen]
+        written = merge_files(cursor, self._lake, experiment_id, generation, paths, without)
+        try:
+            with self._transaction(generation) as connection:
+                if not remove(connection, chosen):
+                    raise _Changed("a segment is not part of the views any more")
+                retire(connection, chosen, time.time_ns() // 1_000_000)
+                if written.points:
+                    add(connection, experiment_id, written)
+        except BaseException as error:
+            remove_file(self._lake, written.path)
+            if isinstance(error, _Changed):
+                return
+            raise
+        if not written.points:
+            remove_file(self._lake, written.path)
+        logger.info(
+            "rewritten" if without else "merged",
+            experiment_id=experiment_id,
+            segments=len(chosen),
+            points=written.points,
+            bytes=written.size_bytes,
+            ms=round((time.monotonic() - started) * 1000),
+        )
+
+    def _remove_purged(self, generation: str) -> bool:
+        """Rewrites one segment without its purged runs."""
+        with self._views.read() as connection:
+            found = with_purged_runs(connection)
+            if not found:
+                return False
+            segment = found[0]
+            gone = purged_in(connection, segment)
+        self._replace(generation, segment.experiment_id, [segment], gone)
+        self._delete_retired(segment.experiment_id)
+        return True
+
+    def _delete_retired(self, experiment_id: str | None = None) -> None:
+        """Deletes the merged files that no reader should want any more; of an experiment: all."""
+        due_ms = time.time_ns() // 1_000_000 - round(self._settings.retired_s * 1000)
+        with self._views.read() as connection:
+            paths = retired_paths(connection, due_ms, experiment_id)
+            if not paths:
+                return
+            make_durable(connection)
+        for path in paths:
+            remove_file(self._lake, path)
+        with self._views.write() as connection:
+            forget_retired(connection, paths)
+
+    def _sweep(self, generation: str) -> None:
+        """Deletes the files that a crash has left: those of this generation that the views don't
+        know, and those of generations that nobody holds and that are not the live one."""
+        with self._views.read() as connection:
+            known = known_paths(connection)
+        others: dict[str, list[str]] = {}
+        for name in locked_generations(self._lake) - {generation}:
+            others[name] = []
+        for file in found_files(self._lake):
+            if file.generation != generation:
+                others.setdefault(file.generation, []).append(file.path)
+            elif file.path not in known:
+                logger.info("deleting a file that a crash has left", path=file.path)
+                remove_file(self._lake, file.path)
+        if self._building:
+            return
+        for name, paths in others.items():
+            with generation_lock(self._lake, name, wait=False) as held:
+                # Views that were being made give up their lock once they are the live ones, so
+                # which ones are live is looked at after the lock was had.
+                if held and self._is_live(generation):
+                    for path in paths:
+                        remove_file(self._lake, path)
+                    shutil.rmtree(self._lake / f"{SPILL}{name}", ignore_errors=True)
+                    (self._lake / f"{LOCK}{name}").unlink(missing_ok=True)
+                    if paths:
+                        logger.info("deleted the files of views that are gone", files=len(paths))
+
+    def _is_live(self, generation: str) -> bool:
+        with self._views.read() as connection:
+            return generation_of(connection) == generation
+
+
+def _tier(points: int) -> int:
+    """Segments of one tier differ in size by less than TIER_FACTOR; the small are all in one."""
+    if points < TIERS_FROM_POINTS:
+        return 0
+    return 1 + int(math.log(points / TIERS_FROM_POINTS, TIER_FACTOR))
