@@ -52,12 +52,16 @@ class Log(Protocol):
     def about(self, lane: Lane, subject: str) -> Iterator[Event]:
         """The events of a lane with this subject, in order."""
 
+    def unscrubbed(self, subjects: Collection[str]) -> set[str]:
+        """Those of these subjects that have events with data that a scrub would empty."""
+
     def scrub(self, subjects: Collection[str], keep: Callable[[Event], bytes]) -> int:
         """Empties the data of the events of purged subjects; returns how many.
 
-        `keep` says what little of an event's data must stay for a rebuild to give the same views.
-        Only events whose subject has an event of PURGED_TYPES can be changed; positions, types and
-        the rest stay. On return the old bytes are in no file of the log.
+        `keep` says what little of a journal event's data must stay for a rebuild to give the same
+        views; of points nothing stays. Only events whose subject has an event of PURGED_TYPES can
+        be changed; positions, types and the rest stay. On return the old bytes are in no file of
+        the log.
         """
 
     def close(self) -> None:

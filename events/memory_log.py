@@ -56,6 +56,18 @@ class MemoryLog:
             events = [event for event in self._lanes[lane] if event.subject == subject]
         return iter(events)
 
+    def unscrubbed(self, subjects: Collection[str]) -> set[str]:
+        """See Log.unscrubbed."""
+        with self._lock:
+            return {
+                event.subject
+                for lane in self._lanes.values()
+                for event in lane
+                if event.subject in subjects
+                and not event.scrubbed
+                and event.type not in PURGED_TYPES
+            }
+
     def scrub(self, subjects: Collection[str], keep: Callable[[Event], bytes]) -> int:
         """See Log.scrub."""
         with self._lock:
@@ -67,7 +79,8 @@ class MemoryLog:
                 for place, event in enumerate(lane):
                     due = event.subject in subjects and event.type not in PURGED_TYPES
                     if due and not event.scrubbed:
-                        lane[place] = replace(event, data=keep(event), scrubbed=True)
+                        kept = keep(event) if event.lane == "journal" else b""
+                        lane[place] = replace(event, data=kept, scrubbed=True)
                         count += 1
         return count
 

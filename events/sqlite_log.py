@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from events.sqlite import SqliteError, open_engine
 SCHEMA_VERSION = 1
 _PURGED = ", ".join(f"'{name}'" for name in PURGED_TYPES)
 _PAGE = 1_000
+_SCRUB_PAGE = 100
+"""Events scrubbed in one transaction: few, since writers wait for it."""
+_IDS_MAX = 500
 
 _LANE_SCHEMA = """
 CREATE TABLE {lane} (
@@ -189,11 +193,32 @@ class SqliteLog:
                 return
             after = rows[-1][0]
 
+    def unscrubbed(self, subjects: Collection[str]) -> set[str]:
+        """See Log.unscrubbed."""
+        found: set[str] = set()
+        wanted = sorted(subjects)
+        for start in range(0, len(wanted), _IDS_MAX):
+            chunk = wanted[start : start + _IDS_MAX]
+            marks = ", ".join("?" * len(chunk))
+            for lane in LANES:
+                with self._reader.connect() as connection:
+                    rows = connection.exec_driver_sql(
+                        f"SELECT DISTINCT subject FROM {lane} WHERE subject IN ({marks}) "
+                        f"AND scrubbed = 0 AND type NOT IN ({_PURGED})",
+                        tuple(chunk),
+                    )
+                    found.update(row[0] for row in rows)
+        return found
+
     def scrub(self, subjects: Collection[str], keep: Callable[[Event], bytes]) -> int:
-        """See Log.scrub. Freed bytes are overwritten (secure_delete) and the WAL is emptied."""
+        """See Log.scrub. Freed bytes are overwritten (secure_delete) and the WAL is emptied.
+
+        Events only shrink, where they are: SQLite moves no page's content for that, so that no
+        copy of it stays in a page's unused part.
+        """
         count = 0
-        for lane in LANES:
-            for subject in subjects:
+        for subject in subjects:
+            for lane in LANES:
                 count += self._scrub_subject(lane, subject, keep)
         self._empty_wal()
         return count
@@ -201,28 +226,39 @@ class SqliteLog:
     def _scrub_subject(self, lane: Lane, subject: str, keep: Callable[[Event], bytes]) -> int:
         count = 0
         while True:
+            # Points may be many and large, and nothing of them stays: their data is not read.
+            columns = _COLUMNS if lane == "journal" else _COLUMNS.replace(", data", ", x''")
             with self._writer.begin() as connection:
                 rows = connection.exec_driver_sql(
-                    f"SELECT {_COLUMNS} FROM {lane} WHERE subject = ? AND scrubbed = 0 "
+                    f"SELECT {columns} FROM {lane} WHERE subject = ? AND scrubbed = 0 "
                     f"AND type NOT IN ({_PURGED}) LIMIT ?",
-                    (subject, _PAGE),
+                    (subject, _SCRUB_PAGE),
                 ).all()
-                events = [self._event(lane, row) for row in rows]
-                if events:
-                    changes = [(self._kept(lane, keep(event)), event.position) for event in events]
+                changes = [
+                    (keep(self._event(lane, row)).decode() if lane == "journal" else b"", row[0])
+                    for row in rows
+                ]
+                if changes:
                     connection.exec_driver_sql(
                         f"UPDATE {lane} SET data = ?, scrubbed = 1 WHERE position = ?", changes
                     )
             count += len(rows)
-            if len(rows) < _PAGE:
+            if len(rows) < _SCRUB_PAGE:
                 return count
-
-    @staticmethod
-    def _kept(lane: Lane, data: bytes) -> str | bytes:
-        return data.decode() if lane == "journal" else data
 
     def _empty_wal(self) -> None:
         """Moves the WAL into the file and cuts it to nothing, for it holds the old pages."""
+        for wait_s in (0.1, 0.5, 2.0, None):
+            if self._try_to_empty_wal():
+                return
+            if wait_s is not None:
+                time.sleep(wait_s)
+        raise LogError(
+            "the log's WAL could not be emptied: another process is reading an old state of "
+            "it; run the purge again"
+        )
+
+    def _try_to_empty_wal(self) -> bool:
         connection = self._writer.raw_connection()
         try:
             cursor = connection.cursor()
@@ -234,11 +270,7 @@ class SqliteLog:
             raise LogError(f"the log's WAL could not be emptied: {error}") from error
         finally:
             connection.close()
-        if busy:
-            raise LogError(
-                "the log's WAL could not be emptied: another process is reading an old state of "
-                "it; run the purge again"
-            )
+        return not busy
 
     def close(self) -> None:
         """See Log.close."""

@@ -136,7 +136,9 @@ def test_a_purged_subject_is_scrubbed_and_its_positions_stay(log: Log) -> None:
     """Scrubbing empties the data of the subject's events in both lanes and nothing else."""
     log.append([journal("a", b'{"secret":1}'), points("a"), journal("b"), points("b")])
     log.append([journal("a", kind="run.purged")])
+    assert log.unscrubbed(["a", "b", "c"]) == {"a", "b"}
     assert log.scrub(["a"], nothing) == 2
+    assert log.unscrubbed(["a", "b", "c"]) == {"b"}
     first, other, purge = log.read("journal", 0, 10)
     assert (first.data, first.scrubbed, first.position, first.type) == (
         b"{}",
