@@ -81,7 +81,8 @@ def list_answer(entries: Sequence[Entry], folder: str, root_uri: str | None = No
     for entry in entries:
         path = f"{folder}/{entry.name}" if folder else entry.name
         file: dict[str, Any] = {"path": path, "is_dir": entry.is_folder}
-        if not entry.is_folder:
+        if entry.size_bytes:
+            # Protobuf leaves a zero out, so clients read a missing size as one.
             file["file_size"] = entry.size_bytes
         files.append(file)
     if files:
