@@ -210,7 +210,8 @@ def info_json(row: dict[str, Any]) -> dict[str, Any]:
         "lifecycle_stage": row["lifecycle_stage"],
         "run_id": row["run_id"],
     }
-    if row["end_time"] is None:
+    if not row["end_time"]:
+        # Protobuf leaves a zero out, and clients read its absence as "not ended".
         del info["end_time"]
     return info
 

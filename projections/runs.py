@@ -165,8 +165,10 @@ def fold_batch_logged(state: State, event: Event, data: RunBatchLogged) -> None:
             rows.put({"run_id": event.subject, "key": param.key, "value": param.value})
         elif before["value"] != param.value:
             raise param_changed(event.subject, param.key, before["value"], param.value)
-    _put_tags(state, event.subject, data.tags)
-    named = [tag.value for tag in data.tags if tag.key == RUN_NAME_TAG and tag.value]
+    # An empty name is no name: the run keeps the one that it has, and so does its tag.
+    kept = [tag for tag in data.tags if tag.key != RUN_NAME_TAG or tag.value]
+    _put_tags(state, event.subject, kept)
+    named = [tag.value for tag in kept if tag.key == RUN_NAME_TAG]
     if named:
         row = existing_run(state, event.subject)
         state.rows(runs).put({**row, "name": named[-1]})
