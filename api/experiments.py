@@ -24,7 +24,7 @@ from api.names import new_experiment_id
 from api.requests import Int32, RequiredText, choices, decode
 from api.services import Services, new_event, now_ms, services_of
 from events.artifact_uris import join_uri
-from events.errors import InvalidParameterValue, ResourceAlreadyExists, ResourceDoesNotExist
+from events.errors import BadRequest, InvalidParameterValue, ResourceAlreadyExists, ResourceDoesNotExist
 from events.experiments import (
     DEFAULT_EXPERIMENT_ID,
     EXPERIMENT_CREATED,
@@ -88,7 +88,7 @@ class UpdateExperiment(msgspec.Struct):
     """POST experiments/update."""
 
     experiment_id: RequiredText
-    new_name: str | None = None
+    new_name: RequiredText
 
 
 class SearchExperiments(msgspec.Struct):
@@ -210,18 +210,16 @@ async def restore(request: Request) -> Response:
 
 
 async def update(request: Request) -> Response:
-    """Another name."""
+    """Another name; one that is taken is a BAD_REQUEST here, as in MLflow."""
     asked = await decode(request, UpdateExperiment)
     services = services_of(request)
     row = await _existing(request, asked.experiment_id)
-    if asked.new_name is None:
-        return json_answer({})
     check_experiment_name(asked.new_name, "new_name")
     if row["lifecycle_stage"] != ACTIVE:
         raise inactive_experiment(asked.experiment_id, row["lifecycle_stage"])
     holder = await services.views.read(name_holder, asked.new_name)
     if holder not in (None, asked.experiment_id):
-        raise ResourceAlreadyExists(f"Experiment(name={asked.new_name}) already exists.")
+        raise BadRequest(f"Experiment(name={asked.new_name}) already exists.")
     renamed = ExperimentRenamed(asked.new_name)
     await services.writer.decide(
         new_event(request, EXPERIMENT_RENAMED, asked.experiment_id, renamed)

@@ -8,7 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from events.errors import InvalidParameterValue, ResourceAlreadyExists, ResourceDoesNotExist
+from events.errors import (
+    BadRequest,
+    InvalidParameterValue,
+    ResourceAlreadyExists,
+    ResourceDoesNotExist,
+)
 from events.event import Event
 from events.experiments import (
     EXPERIMENT_CREATED,
@@ -121,7 +126,11 @@ def fold_renamed(state: State, event: Event, data: ExperimentRenamed) -> None:
 
 def _rename(state: State, event: Event, name: str, hashed: str) -> None:
     row = active_experiment(state, event.subject)
-    _check_name(state, hashed, name, event.subject)
+    try:
+        _check_name(state, hashed, name, event.subject)
+    except ResourceAlreadyExists as taken:
+        # MLflow's code for a rename to a taken name differs from that for a creation.
+        raise BadRequest(taken.message) from taken
     _release_name(state, event.subject)
     _hold_name(state, hashed, event.subject)
     state.rows(experiments).put({**row, "name": name, "last_update_time": event.time})
