@@ -1,0 +1,150 @@
+"""What each clause of a filter is in SQL: a condition on one row of the searched table."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement
+
+from events.errors import InvalidParameterValue
+from projections.filter_language import Clause
+from projections.searchable import Dataset, MetricValues, Searchable, Values
+
+DOUBLE_MAX = sys.float_info.max
+"""What MLflow stores for Infinity, and therefore what a filter that says so must find."""
+
+_NUMERIC_OPERATORS: Mapping[str, Callable[[Any, Any], ColumnElement[bool]]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def condition(
+    dialect: str, searchable: Searchable, clause: Clause, datasets: Sequence[Dataset] = ()
+) -> ColumnElement[bool]:
+    """The condition that a clause sets. `datasets` narrows the metrics that it may be about."""
+    if clause.kind == "metric":
+        metrics = metrics_of(searchable)
+        conditions = [
+            metrics.owner == searchable.id,
+            metrics.key == clause.key,
+            metric_matches(metrics.value, metrics.is_nan, clause),
+        ]
+        if datasets:
+            conditions.append(on_datasets(metrics, datasets))
+        return _exists(metrics.table, conditions)
+    if clause.kind == "attribute" and clause.key not in searchable.filtered_by_tag:
+        return compare(dialect, searchable.attributes[clause.key], clause)
+    values, key = values_of(searchable, clause)
+    conditions = [values.owner == searchable.id, *values.where]
+    if values.key is not None:
+        conditions.append(values.key == key)
+    if clause.comparator == "IS NULL":
+        return ~_exists(values.source, conditions)
+    if clause.comparator != "IS NOT NULL":
+        conditions.append(compare(dialect, values.value, clause))
+    return _exists(values.source, conditions)
+
+
+def values_of(searchable: Searchable, clause: Clause) -> tuple[Values, str]:
+    """The texts that a clause is about, and the key that they have there."""
+    values: Values | None
+    if clause.kind == "dataset":
+        values, key = searchable.datasets.get(clause.key), clause.key
+    elif clause.kind == "param":
+        values, key = searchable.params, clause.key
+    else:
+        values = searchable.tags
+        key = searchable.filtered_by_tag[clause.key] if clause.kind == "attribute" else clause.key
+    if values is None:
+        raise InvalidParameterValue(f"Can't filter by {clause.kind} '{clause.key}'")
+    return values, key
+
+
+def metrics_of(searchable: Searchable) -> MetricValues:
+    """Where its metrics are; raises if it has none."""
+    if searchable.metrics is None:
+        raise InvalidParameterValue("Can't search by metrics here")
+    return searchable.metrics
+
+
+def metric_matches(
+    value: ColumnElement[Any], is_nan: ColumnElement[Any] | None, clause: Clause
+) -> ColumnElement[bool]:
+    """The condition that a metric's value is what a clause asks for."""
+    if not isinstance(clause.value, int | float):
+        raise InvalidParameterValue(f"Expected a number for metric '{clause.key}'")
+    number = float(clause.value)
+    if abs(number) >= DOUBLE_MAX:
+        # Only here can it matter that Infinity counts as the greatest finite double.
+        value = sa.case(
+            (value > DOUBLE_MAX, DOUBLE_MAX), (value < -DOUBLE_MAX, -DOUBLE_MAX), else_=value
+        )
+    matches = _NUMERIC_OPERATORS[clause.comparator](value, number)
+    if is_nan is None:
+        return matches
+    # NaN differs from every number, and compares with none.
+    if clause.comparator == "!=":
+        return sa.or_(matches, is_nan == sa.true())
+    return sa.and_(is_nan == sa.false(), matches)
+
+
+def has_metric_on(searchable: Searchable, datasets: Sequence[Dataset]) -> ColumnElement[bool]:
+    """The condition that there is any metric on one of these datasets."""
+    metrics = metrics_of(searchable)
+    on = on_datasets(metrics, datasets)
+    return _exists(metrics.table, [metrics.owner == searchable.id, on])
+
+
+def on_datasets(metrics: MetricValues, datasets: Sequence[Dataset]) -> ColumnElement[bool]:
+    """The condition that a metric belongs to one of these datasets."""
+    if metrics.dataset_name is None or metrics.dataset_digest is None:
+        raise InvalidParameterValue("These metrics belong to no datasets")
+    alternatives: list[ColumnElement[bool]] = []
+    for dataset in datasets:
+        same: ColumnElement[bool] = metrics.dataset_name == dataset.name
+        if dataset.digest is not None:
+            same = sa.and_(same, metrics.dataset_digest == dataset.digest)
+        alternatives.append(same)
+    return sa.or_(*alternatives)
+
+
+def compare(dialect: str, column: ColumnElement[Any], clause: Clause) -> ColumnElement[bool]:
+    """The condition that a column, which is no metric, is what a clause asks for."""
+    if clause.comparator in _NUMERIC_OPERATORS:
+        return _NUMERIC_OPERATORS[clause.comparator](column, clause.value)
+    if isinstance(clause.value, tuple):
+        among = column.in_(clause.value)
+        return among if clause.comparator == "IN" else ~among
+    pattern = str(clause.value)
+    if dialect != "sqlite":
+        # A backslash is an ordinary character in a pattern, as it is in SQLite.
+        pattern = pattern.replace("\\", "\\\\")
+    if clause.comparator == "ILIKE":
+        return column.ilike(pattern)
+    return _like(dialect, column, pattern)
+
+
+def _like(dialect: str, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
+    """LIKE that tells capitals apart. SQLite's LIKE doesn't, unless a PRAGMA says so; GLOB does."""
+    if dialect != "sqlite":
+        return column.like(pattern)
+    glob = "".join(_GLOB.get(character, character) for character in pattern)
+    return column.op("GLOB", is_comparison=True, return_type=sa.Boolean())(glob)
+
+
+_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
+
+
+def _exists(
+    source: sa.FromClause, conditions: Sequence[ColumnElement[bool]]
+) -> ColumnElement[bool]:
+    return sa.exists(sa.select(sa.literal_column("1")).select_from(source).where(*conditions))

@@ -1,0 +1,228 @@
+"""Decides where a search begins: at the searched table, or at an index that has fewer rows.
+
+Databases decide this from statistics that a view which was just rebuilt does not have. So a few
+index entries are counted instead, never more than a fixed number: that costs a fraction of a
+millisecond and is true at this moment. Every plan gives the same rows in the same order; only the
+time differs, from 0.3 ms to 90 ms for one page of 100,000 runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
+from sqlalchemy.sql.operators import custom_op
+
+from projections.filter_language import Clause, OrderBy
+from projections.search_conditions import (
+    compare,
+    condition,
+    metric_matches,
+    metrics_of,
+    values_of,
+)
+from projections.searchable import Searchable
+
+COUNTED_MAX = 2_000
+"""So many rows are read within a few milliseconds, so that more need not be counted."""
+
+CLAUSES_COUNTED_MAX = 8
+"""A filter with more clauses is rare, and one of the first is good enough to start from."""
+
+WALKED_MAX = 500
+"""So many of a metric's rows are tried, to see how many of them a search would find."""
+
+WALK_ROWS_MAX = 20_000
+"""A walk that would be longer than this is no better than reading every row."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A clause that few rows fulfil, the table to start from, and what holds for its rows there."""
+
+    clause: Clause
+    table: sa.FromClause
+    owner: ColumnElement[str]
+    conditions: tuple[ColumnElement[bool], ...]
+
+
+@dataclass(frozen=True)
+class SortKey:
+    """One expression that rows are sorted by.
+
+    Rows for which it is NULL must be told from the others by a key before it. A `fixed` key has
+    one value in all rows: a position holds it, and nothing is sorted by it.
+    """
+
+    expression: ColumnElement[Any]
+    ascending: bool = True
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The index of the metric to sort by: rows in order, but only those that have a number.
+
+    `clauses` are those about the same metric, which `conditions` hold already.
+    """
+
+    table: sa.FromClause
+    owner: ColumnElement[str]
+    key: SortKey
+    conditions: tuple[ColumnElement[bool], ...]
+    clauses: tuple[Clause, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Start at a driver, or walk along an index, or neither: start at the searched table."""
+
+    driver: Driver | None = None
+    walk: Walk | None = None
+
+    def holds(self, clause: Clause) -> bool:
+        """Whether the plan's own conditions hold this clause already."""
+        if self.driver is not None and clause == self.driver.clause:
+            return True
+        return self.walk is not None and clause in self.walk.clauses
+
+
+def plan_search(
+    connection: sa.Connection,
+    searchable: Searchable,
+    clauses: Sequence[Clause],
+    order_by: Sequence[OrderBy],
+    scope: Sequence[ColumnElement[bool]],
+    limit: int,
+) -> Plan:
+    """The plan that reads the fewest rows, as far as a few counts tell."""
+    dialect = connection.dialect.name
+    drivers = _drivers(dialect, searchable, clauses)[:CLAUSES_COUNTED_MAX]
+    walk = _walk(dialect, searchable, clauses, order_by)
+    if not drivers and walk is None:
+        return Plan()
+    fewest, best = _counted(connection, searchable.table, scope), None
+    for driver in drivers:
+        rows = _counted(connection, driver.table, driver.conditions)
+        if rows < fewest:
+            fewest, best = rows, driver
+    if walk is not None and fewest > WALKED_MAX:
+        length = _length_of_walk(connection, searchable, walk, clauses, scope, limit)
+        if length < (fewest if fewest <= COUNTED_MAX else WALK_ROWS_MAX):
+            return Plan(walk=walk)
+    return Plan(driver=best)
+
+
+def _drivers(dialect: str, searchable: Searchable, clauses: Sequence[Clause]) -> list[Driver]:
+    found: list[Driver] = []
+    for number, clause in enumerate(clauses):
+        driver: Driver | None = None
+        if clause.kind == "metric" and clause.comparator != "!=":
+            driver = _metric_driver(dialect, searchable, clause, number)
+        elif clause.comparator == "=" and clause.kind != "dataset":
+            driver = _text_driver(dialect, searchable, clause, number)
+        if driver is not None:
+            found.append(driver)
+    return found
+
+
+def _metric_driver(
+    dialect: str, searchable: Searchable, clause: Clause, number: int
+) -> Driver | None:
+    metrics = metrics_of(searchable)
+    if not metrics.by_value or metrics.is_nan is None:
+        return None
+    table = metrics.table.alias(f"driver_{number}")
+    column = table.c
+    matches = metric_matches(column[metrics.value.name], column[metrics.is_nan.name], clause)
+    conditions = (column[metrics.key.name] == clause.key, matches)
+    return Driver(clause, table, _unindexed(dialect, column[metrics.owner.name]), conditions)
+
+
+def _text_driver(
+    dialect: str, searchable: Searchable, clause: Clause, number: int
+) -> Driver | None:
+    if clause.kind == "attribute" and clause.key not in searchable.filtered_by_tag:
+        return None
+    values, key = values_of(searchable, clause)
+    if not values.by_value or not isinstance(values.source, sa.Table) or values.key is None:
+        return None
+    table = values.source.alias(f"driver_{number}")
+    column = table.c
+    matches = compare(dialect, column[str(values.value.key)], clause)
+    conditions = (column[str(values.key.key)] == key, matches)
+    return Driver(clause, table, _unindexed(dialect, column[str(values.owner.key)]), conditions)
+
+
+def _walk(
+    dialect: str,
+    searchable: Searchable,
+    clauses: Sequence[Clause],
+    order_by: Sequence[OrderBy],
+) -> Walk | None:
+    """The walk along the metric that is sorted by first, if it has an index."""
+    if not order_by or order_by[0].kind != "metric":
+        return None
+    order, metrics = order_by[0], metrics_of(searchable)
+    if not metrics.by_value or metrics.is_nan is None:
+        return None
+    table = metrics.table.alias("walked")
+    column = table.c
+    is_nan, value = column[metrics.is_nan.name], column[metrics.value.name]
+    about = [c for c in clauses if c.kind == "metric" and c.key == order.key]
+    conditions = [metric_matches(value, is_nan, c) for c in about if c.comparator != "!="]
+    return Walk(
+        table,
+        _unindexed(dialect, column[metrics.owner.name]),
+        SortKey(value, order.ascending),
+        (column[metrics.key.name] == order.key, is_nan == sa.false(), *conditions),
+        tuple(clause for clause in about if clause.comparator != "!="),
+    )
+
+
+def _unindexed(dialect: str, owner: ColumnElement[str]) -> ColumnElement[str]:
+    """The owner, such that SQLite can't find rows by it and therefore begins with its table."""
+    if dialect != "sqlite":
+        return owner
+    return UnaryExpression(owner, operator=custom_op("+"), type_=owner.type)
+
+
+def _counted(
+    connection: sa.Connection, table: sa.FromClause, conditions: Sequence[ColumnElement[bool]]
+) -> int:
+    """How many rows fulfil the conditions, or one more than are counted at most."""
+    rows = sa.select(sa.literal_column("1", sa.Integer)).select_from(table).where(*conditions)
+    few = rows.limit(COUNTED_MAX + 1).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(few)).scalar_one())
+
+
+def _length_of_walk(
+    connection: sa.Connection,
+    searchable: Searchable,
+    walk: Walk,
+    clauses: Sequence[Clause],
+    scope: Sequence[ColumnElement[bool]],
+    limit: int,
+) -> float:
+    """How many rows are walked over until a page is found, judging by the first of them."""
+    value = walk.key.expression
+    first = (
+        sa.select(walk.owner.label("owner"))
+        .select_from(walk.table)
+        .where(*walk.conditions)
+        .order_by(value.asc() if walk.key.ascending else value.desc())
+        .limit(WALKED_MAX)
+        .subquery("first")
+    )
+    dialect = connection.dialect.name
+    others = [condition(dialect, searchable, c) for c in clauses if c not in walk.clauses]
+    inside = (
+        sa.select(sa.func.count())
+        .select_from(first.join(searchable.table, searchable.id == first.c.owner))
+        .where(*scope, *others)
+    )
+    found = int(connection.execute(inside).scalar_one())
+    return WALKED_MAX * limit / found if found else float("inf")
