@@ -24,7 +24,12 @@ from api.names import new_experiment_id
 from api.requests import Int32, RequiredText, choices, decode
 from api.services import Services, new_event, now_ms, services_of
 from events.artifact_uris import join_uri
-from events.errors import BadRequest, InvalidParameterValue, ResourceAlreadyExists, ResourceDoesNotExist
+from events.errors import (
+    BadRequest,
+    InvalidParameterValue,
+    ResourceAlreadyExists,
+    ResourceDoesNotExist,
+)
 from events.experiments import (
     DEFAULT_EXPERIMENT_ID,
     EXPERIMENT_CREATED,
