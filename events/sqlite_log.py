@@ -17,7 +17,7 @@ from events.sqlite import SqliteError, open_engine
 
 SCHEMA_VERSION = 1
 _PURGED = ", ".join(f"'{name}'" for name in PURGED_TYPES)
-_PAGE = 1_000
+_PAGE = 200
 _SCRUB_PAGE = 100
 """Events scrubbed in one transaction: few, since writers wait for it."""
 _IDS_MAX = 500

@@ -1,0 +1,343 @@
+"""`runfold gc`: purges what was deleted, so that nothing of it is left in any file.
+
+Each purge is an event. Its verdict decides: who restored a run before its purge was folded keeps
+it. Then artifacts, segments, views and at last the log are cleaned of the accepted ones. What the
+log still has of a purged subject is the mark of work that is not done, so a gc that was killed is
+finished by the next.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import sqlalchemy as sa
+
+from events.artifact_uris import ArtifactRoots
+from events.errors import InvalidParameterValue, RunfoldError
+from events.event import EventType, NewEvent
+from events.experiments import EXPERIMENT_CREATED, EXPERIMENT_PURGED, ExperimentPurged
+from events.log import Log, LogError
+from events.logged_models import LOGGED_MODEL_CREATED, LOGGED_MODEL_PURGED, LoggedModelPurged
+from events.runs import RUN_CREATED, RUN_PURGED, RunPurged
+from events.settings import SettingError
+from projections.database import Views
+from projections.lake import generation_lock
+from projections.schema import purged, rejections
+from projections.scrubbing import kept_data
+from projections.segments import generation_of
+from workers.maintenance import (
+    MaintenanceError,
+    copy_views,
+    fold_to_head,
+    maintenance_lock,
+    publish,
+    scratch_path,
+)
+from workers.options import settings_from, storage_options
+from workers.progress import Progress
+from workers.purge_choice import Choice, Chosen, choose
+from workers.sealer import Sealer, SealerSettings
+from workers.stores import opened_stores
+
+APPEND_EVENTS = 500
+SCRUB_SUBJECTS = 50
+NEVER = 1 << 60
+Echo = Callable[[str], None]
+
+_NAMES = {"run": "Run", "logged model": "Logged model", "experiment": "Experiment"}
+
+
+@dataclass
+class Report:
+    """What one gc did, or in a dry run would do."""
+
+    purged: list[tuple[str, str]] = field(default_factory=list)
+    """(noun, id) of what was purged."""
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """(id, why) of what was in use again when its purge was folded."""
+    finished: int = 0
+    """Subjects that an earlier gc had purged but not cleaned up."""
+    artifacts: int = 0
+    """Files of artifacts deleted."""
+    scrubbed: int = 0
+    """Events whose data was emptied."""
+
+
+@dataclass(frozen=True)
+class Gc:
+    """Everything that a gc works on."""
+
+    log: Log
+    views: Views
+    artifacts: ArtifactRoots
+    lake: Path
+    echo: Echo = click.echo
+
+
+def run_gc(stores: Gc, choice: Choice, *, dry_run: bool = False) -> Report:
+    """Purges what is chosen, and finishes what an earlier gc left.
+
+    Works beside a running server and without one. Raises RunfoldError for ids that can't be
+    purged, MaintenanceError and LogError where it can't go on; it can always be run again.
+    """
+    with maintenance_lock(stores.views.path):
+        fold_to_head(stores.log, stores.views)
+        with stores.views.read() as connection:
+            chosen = choose(connection, choice, _now_ms())
+        if dry_run:
+            return _tell(stores, chosen)
+        report = Report()
+        for line in chosen.kept:
+            stores.echo(line)
+        _purge(stores, chosen, report)
+        _clean(stores, report)
+        for noun, subject in report.purged:
+            stores.echo(f"{_NAMES[noun]} with ID {subject} has been permanently deleted.")
+        for subject, why in report.refused:
+            stores.echo(f"Kept {subject}: {why}")
+    return report
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _tell(stores: Gc, chosen: Chosen) -> Report:
+    for line in chosen.kept:
+        stores.echo(line)
+    for noun, subject in chosen.subjects():
+        stores.echo(f"{_NAMES[noun]} with ID {subject} would be permanently deleted.")
+    left = _due(stores)
+    if left:
+        stores.echo(f"{len(left)} purged by an earlier gc would be cleaned up.")
+    return Report(purged=list(chosen.subjects()), finished=len(left))
+
+
+def _event(noun: str, subject: str, time_ms: int) -> NewEvent:
+    kinds: dict[str, tuple[EventType[Any], Any]] = {
+        "run": (RUN_PURGED, RunPurged()),
+        "logged model": (LOGGED_MODEL_PURGED, LoggedModelPurged()),
+        "experiment": (EXPERIMENT_PURGED, ExperimentPurged()),
+    }
+    event_type, payload = kinds[noun]
+    return event_type.new(subject, payload, time=time_ms, origin="runfold gc")
+
+
+def _purge(stores: Gc, chosen: Chosen, report: Report) -> None:
+    """Appends the purges, experiments after what is in them, and waits for their verdicts."""
+    subjects = list(chosen.subjects())
+    positions: dict[str, int] = {}
+    for start in range(0, len(subjects), APPEND_EVENTS):
+        chunk = subjects[start : start + APPEND_EVENTS]
+        now = _now_ms()
+        appended = stores.log.append([_event(noun, subject, now) for noun, subject in chunk])
+        positions.update(zip((subject for _, subject in chunk), appended, strict=True))
+    if subjects:
+        fold_to_head(stores.log, stores.views, "purging")
+    with stores.views.read() as connection:
+        gone = _purged_subjects(connection)
+        for noun, subject in subjects:
+            if subject in gone:
+                report.purged.append((noun, subject))
+            else:
+                why = connection.execute(
+                    sa.select(rejections.c.message).where(
+                        rejections.c.position == positions[subject]
+                    )
+                ).scalar()
+                report.refused.append((subject, why or "it was not purged"))
+    report.finished = len(gone) - len(report.purged)
+
+
+def _purged_subjects(connection: sa.Connection) -> set[str]:
+    return set(connection.execute(sa.select(purged.c.subject)).scalars())
+
+
+def _due(stores: Gc) -> list[str]:
+    """Purged subjects of which the log still has data."""
+    with stores.views.read() as connection:
+        gone = _purged_subjects(connection)
+    return sorted(stores.log.unscrubbed(gone))
+
+
+def _clean(stores: Gc, report: Report) -> None:
+    """Leaves no byte of what was purged. The log comes last: what it has tells what is due."""
+    due = _due(stores)
+    report.finished = len(set(due) - {subject for _, subject in report.purged})
+    if due:
+        progress = Progress("deleting artifacts", len(due), "subjects")
+        for subject in due:
+            report.artifacts += _delete_artifacts(stores, subject)
+            progress.add(1)
+        progress.finish()
+        _clean_segments(stores)
+        _clean_views(stores)
+    progress = Progress("scrubbing the log", len(due), "subjects")
+    # Also where nothing is due: a gc that was killed may have left old pages in the log's WAL.
+    for start in range(0, max(len(due), 1), SCRUB_SUBJECTS):
+        chunk = due[start : start + SCRUB_SUBJECTS]
+        report.scrubbed += stores.log.scrub(chunk, kept_data)
+        progress.add(len(chunk))
+    progress.finish()
+
+
+class _Location(msgspec.Struct):
+    """Where artifacts are, in the data of an event that created something."""
+
+    artifact_uri: str = ""
+    artifact_location: str = ""
+
+
+def _delete_artifacts(stores: Gc, subject: str) -> int:
+    created = (RUN_CREATED.name, LOGGED_MODEL_CREATED.name, EXPERIMENT_CREATED.name)
+    for event in stores.log.about("journal", subject):
+        if event.scrubbed or event.type not in created:
+            continue
+        found = msgspec.json.decode(event.data, type=_Location)
+        uri = found.artifact_uri or found.artifact_location
+        try:
+            return _delete_folder(stores, uri, subject, event.type == EXPERIMENT_CREATED.name)
+        except (InvalidParameterValue, OSError) as error:
+            stores.echo(
+                f"The artifacts of {subject} at {uri} were not deleted: {error}. "
+                "Delete them yourself where they are."
+            )
+            return 0
+    return 0
+
+
+def _delete_folder(stores: Gc, uri: str, subject: str, only_empty: bool) -> int:
+    """Deletes the folder named after the subject, below which its artifacts are.
+
+    Others may keep theirs in the same place where an experiment was given a location of its own,
+    so nothing is deleted but what has the subject's id in its path, and of an experiment's folder
+    nothing but an empty one.
+    """
+    parts = uri.rstrip("/").split("/")
+    if subject not in parts:
+        if only_empty:
+            return 0
+        raise InvalidParameterValue("its id is not in the location's path")
+    own = "/".join(parts[: len(parts) - parts[::-1].index(subject)])
+    store, path = stores.artifacts.locate(own)
+    if not path:
+        # The location is a folder of its own: it is named as one in the folder above.
+        store, path = stores.artifacts.locate(own.rpartition("/")[0], subject)
+    if only_empty and store.list(path):
+        return 0
+    return store.delete_tree(path)
+
+
+def _clean_segments(stores: Gc) -> None:
+    """Has every segment rewritten that holds purged runs, and deletes the old files at once."""
+    sealer = Sealer(
+        stores.views,
+        stores.lake,
+        SealerSettings(
+            seal_points=NEVER,
+            seal_blocks=NEVER,
+            seal_age_s=math.inf,
+            merge_segments=NEVER,
+            retired_s=0.0,
+        ),
+    )
+    try:
+        while sealer.round():
+            continue
+    finally:
+        sealer.close()
+
+
+def _clean_views(stores: Gc) -> None:
+    """Puts a fresh copy in the views' place: pages of the old file keep bytes of rows that moved
+    between pages before they were deleted, which SQLite's secure_delete does not reach."""
+    with stores.views.read() as connection:
+        generation = generation_of(connection)
+    with scratch_path(stores.views.path) as path:
+        if generation is None:
+            publish(stores.log, copy_views(stores.views, path, stores.log), stores.views)
+            return
+        # The copy has the same segments, so nothing is sealed or merged until it is the live one.
+        with generation_lock(stores.lake, generation):
+            publish(stores.log, copy_views(stores.views, path, stores.log), stores.views)
+
+
+def parse_age(text: str) -> int:
+    """Milliseconds of an age such as "1d2h3m4s". Raises InvalidParameterValue."""
+    number = r"(\d+(?:\.\d+)?|\.\d+)"
+    pattern = rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?"
+    match = re.fullmatch(pattern, text.strip())
+    if match is None or not any(match.groups()):
+        raise InvalidParameterValue(
+            f"'{text}' is no age. Give days, hours, minutes and seconds, such as '8h', "
+            "'2d8h5m20s' or '2m4s'."
+        )
+    sizes_ms = (86_400_000, 3_600_000, 60_000, 1_000)
+    parts = zip(match.groups(), sizes_ms, strict=True)
+    return int(sum(float(count) * size for count, size in parts if count))
+
+
+def _ids(text: str | None) -> Sequence[str] | None:
+    if not text:
+        return None
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+@click.command("gc")
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    help="Only what was deleted longer ago than this, such as 30d or 1d2h3m4s.",
+)
+@click.option("--run-ids", metavar="IDS", help="Comma-separated ids of deleted runs.")
+@click.option(
+    "--experiment-ids",
+    metavar="IDS",
+    help="Comma-separated ids of deleted experiments, which go with all that is in them.",
+)
+@click.option(
+    "--logged-model-ids", metavar="IDS", help="Comma-separated ids of deleted logged models."
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be deleted, and delete nothing.")
+@storage_options
+def gc_command(
+    older_than: str | None,
+    run_ids: str | None,
+    experiment_ids: str | None,
+    logged_model_ids: str | None,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Delete for good what is in the deleted stage: rows, metric points, artifacts, and what the
+    log says of it.
+
+    Without ids: every deleted run, logged model and experiment. With ids: those and nothing else.
+    Works while the server runs, and without it. What is gone can't be brought back.
+    """
+    try:
+        choice = Choice(
+            run_ids=_ids(run_ids),
+            experiment_ids=_ids(experiment_ids),
+            logged_model_ids=_ids(logged_model_ids),
+            older_than=older_than,
+            older_than_ms=parse_age(older_than) if older_than else 0,
+        )
+        with opened_stores(settings_from(options)) as stores:
+            lake = stores.settings.lake_path
+            gc = Gc(stores.log, stores.views, stores.artifacts, lake)
+            report = run_gc(gc, choice, dry_run=dry_run)
+    except (RunfoldError, MaintenanceError, LogError, SettingError) as error:
+        raise click.ClickException(str(error)) from error
+    if not dry_run:
+        click.echo(
+            f"{len(report.purged)} purged, {report.artifacts} artifact files deleted, "
+            f"{report.scrubbed} events scrubbed."
+        )
