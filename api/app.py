@@ -85,6 +85,10 @@ def all_routes(settings: Settings) -> list[BaseRoute]:
                 (path, methods),
                 Route(settings.static_prefix + path, route.endpoint, methods=list(methods)),
             )
+    if settings.static_prefix:
+        # What a person types has no slash at its end.
+        page = Route(settings.static_prefix, pages.home, methods=["GET"])
+        return [*found.values(), page]
     return list(found.values())
 
 

@@ -39,38 +39,12 @@ def call(
     `target` is the path and query as they stand in a request line. With `keep` off the body is
     counted but not kept. `on_chunk` sees each piece of the body as it comes.
     """
-    chunks = [body] if isinstance(body, bytes) else body
     sent = {"host": "localhost:5000", **{k.lower(): v for k, v in (headers or {}).items()}}
     if body and isinstance(body, bytes):
         sent.setdefault("content-length", str(len(body)))
-    path, _, query = target.partition("?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": unquote(path),
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "root_path": "",
-        "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in sent.items()],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 5000),
-        "state": {},
-    }
+    messages = _incoming([body] if isinstance(body, bytes) else body)
     answer = Answer()
     pieces: list[bytes] = []
-
-    async def incoming() -> AsyncIterator[Message]:
-        for number, chunk in enumerate(chunks):
-            more = number < len(chunks) - 1
-            yield {"type": "http.request", "body": chunk, "more_body": more}
-        while True:
-            await asyncio.sleep(3600)
-            yield {"type": "http.disconnect"}
-
-    messages = incoming()
 
     async def receive() -> Message:
         return await anext(messages)
@@ -88,10 +62,39 @@ def call(
         if keep:
             pieces.append(chunk)
 
-    asyncio.run(_run(app, scope, receive, send))
+    asyncio.run(_run(app, _scope(method, target, sent), receive, send))
     answer.body = b"".join(pieces)
     return answer
 
 
 async def _run(app: ASGIApp, scope: Any, receive: Any, send: Any) -> None:
     await app(scope, receive, send)
+
+
+def _scope(method: str, target: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    path, _, query = target.partition("?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 5000),
+        "state": {},
+    }
+
+
+async def _incoming(chunks: list[bytes]) -> AsyncIterator[Message]:
+    """The body in its pieces; then the client waits for the answer and never hangs up."""
+    for number, chunk in enumerate(chunks):
+        more = number < len(chunks) - 1
+        yield {"type": "http.request", "body": chunk, "more_body": more}
+    while True:
+        await asyncio.sleep(3600)
+        yield {"type": "http.disconnect"}

@@ -54,6 +54,8 @@ def test_health() -> None:
     assert (answer.status, answer.body) == (200, b"OK")
     detailed = ask("/health", {"accept": "application/json"})
     assert (detailed.status, detailed.json()) == (200, STOPPED)
+    artifacts_only = ask("/health", {"accept": "application/json"}, artifacts_only=True)
+    assert artifacts_only.json() == {"status": "ok", "lanes": {}}
 
 
 def test_version_and_server_info() -> None:
