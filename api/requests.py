@@ -59,7 +59,7 @@ async def decode(
     Raises InvalidParameterValue, with the path of the field (`metrics[0].key`), for anything that
     can't be taken as it is.
     """
-    if request.method in ("GET", "HEAD") and request.url.query:
+    if request.method in ("GET", "HEAD") and request.scope["query_string"]:
         return decode_query(request.query_params.multi_items(), to)
     if request.method in ("POST", "PUT"):
         _check_content_type(request.headers.get("content-type"))
