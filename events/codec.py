@@ -134,7 +134,13 @@ def decode_block(data: bytes) -> Block:
         steps = _restore(body, offset, count, "<i8")
         timestamps = _restore(body, offset + 8 * count, count, "<i8")
         values = _restore(body, offset + 16 * count, count, "<f8")
-    except (zstandard.ZstdError, msgspec.MsgspecError, struct.error, TypeError) as error:
+    except (
+        zstandard.ZstdError,
+        msgspec.MsgspecError,
+        struct.error,
+        TypeError,
+        IndexError,
+    ) as error:
         raise ValueError(f"not a block of points: {error}") from error
     if count and (not series or int(index.max()) >= len(series)):
         raise ValueError("a block of points names a series that it does not declare")
