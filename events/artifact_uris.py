@@ -42,8 +42,8 @@ class ArtifactRoots:
         if scheme in ("mlflow-artifacts", "http", "https"):
             inside = _proxied_path(uri)
             return self.proxied, f"{inside}/{below}".strip("/")
-        folder = self._allowed_folder(uri)
-        return self.open_folder(folder), below
+        root, inside = self._in_folder(uri)
+        return self.open_folder(root), f"{inside}/{below}".strip("/")
 
     def is_proxied(self, uri: str) -> bool:
         """Whether clients come to this server for what is at the URI."""
@@ -74,9 +74,10 @@ class ArtifactRoots:
                 )
             safe_path(parts.path.lstrip("/"))
         elif parts.scheme in ("", "file"):
-            self._allowed_folder(uri)
+            self._in_folder(uri)
 
-    def _allowed_folder(self, uri: str) -> Path:
+    def _in_folder(self, uri: str) -> tuple[Path, str]:
+        """The configured folder that a `file:` URI or plain path is in, and the path in there."""
         parts = urlsplit(uri)
         if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
             raise InvalidParameterValue(
@@ -88,12 +89,18 @@ class ArtifactRoots:
         if "\0" in named:
             raise InvalidParameterValue("The artifact location has a NUL in it.")
         folder = Path(named).resolve()
-        if not any(folder.is_relative_to(allowed) for allowed in self.folders):
-            raise InvalidParameterValue(
-                f"The artifact location {uri[:200]!r} is not in a folder that this server was "
-                "given with --default-artifact-root or --artifacts-destination."
-            )
-        return folder
+        for root in self.folders:
+            if folder.is_relative_to(root):
+                inside = "" if folder == root else folder.relative_to(root).as_posix()
+                if safe_path(inside) != inside:
+                    raise InvalidParameterValue(
+                        f"The artifact location {uri[:200]!r} has a name that is percent-encoded."
+                    )
+                return root, inside
+        raise InvalidParameterValue(
+            f"The artifact location {uri[:200]!r} is not in a folder that this server was "
+            "given with --default-artifact-root or --artifacts-destination."
+        )
 
 
 def artifact_roots(

@@ -306,15 +306,19 @@ def test_proxied_uris(roots: ArtifactRoots) -> None:
 
 def test_folder_uris(roots: ArtifactRoots, tmp_path: Path) -> None:
     """Folders that the server was given are reached, by path and by file: URI; others are not."""
-    for uri in (f"{tmp_path}/shared/1/a%20b", (tmp_path / "shared/1/a%20b").as_uri()):
+    for uri in (f"{tmp_path}/shared/1/a b", (tmp_path / "shared/1/a b").as_uri()):
         found, path = roots.locate(uri, "x")
         assert isinstance(found, LocalBlobs)
-        assert (found.root, path) == (tmp_path / "shared/1/a%20b", "x")
+        assert (found.root, path) == (tmp_path / "shared", "1/a b/x")
+        assert roots.locate(uri)[1] == "1/a b"
+    assert roots.locate(f"{tmp_path}/shared/.hidden", "x")[1] == ".hidden/x"
+    assert roots.locate(f"{tmp_path}/shared", "x")[1] == "x"
     for uri in (
         "file:///etc",
         "/etc",
         f"{tmp_path}/shared/../other",
         f"{tmp_path}/shared-twin",
+        f"{tmp_path}/shared/a%20b",
         "s3://bucket/x",
         "file://other-host/x",
         "http://host/elsewhere",
