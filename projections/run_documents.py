@@ -51,9 +51,10 @@ RUN_SEARCH = Searchable(
         key=latest_metrics.c.key,
         value=latest_metrics.c.value,
         is_nan=latest_metrics.c.is_nan,
+        by_value=True,
     ),
-    params=Values(params, params.c.run_id, params.c.value, params.c.key),
-    tags=Values(tags, tags.c.run_id, tags.c.value, tags.c.key),
+    params=Values(params, params.c.run_id, params.c.value, params.c.key, by_value=True),
+    tags=Values(tags, tags.c.run_id, tags.c.value, tags.c.key, by_value=True),
     datasets={
         "name": Values(_run_datasets, run_inputs.c.run_id, datasets.c.name),
         "digest": Values(_run_datasets, run_inputs.c.run_id, datasets.c.digest),

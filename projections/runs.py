@@ -50,12 +50,14 @@ runs = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
-    sa.Column("start_time", sa.BigInteger),
+    sa.Column("start_time", sa.BigInteger, nullable=False),
     sa.Column("end_time", sa.BigInteger),
     sa.Column("lifecycle_stage", sa.Text, nullable=False),
     sa.Column("deleted_time", sa.BigInteger),
     sa.Column("artifact_uri", sa.Text, nullable=False),
-    sa.Index("runs_by_start", "experiment_id", "lifecycle_stage", sa.text("start_time DESC")),
+    sa.Index(
+        "runs_by_start", "experiment_id", "lifecycle_stage", sa.text("start_time DESC"), "run_id"
+    ),
 )
 
 params = sa.Table(

@@ -21,6 +21,7 @@ def _texts(name: str, owner: str) -> sa.Table:
         sa.Column(owner, sa.Text, primary_key=True),
         sa.Column("key", sa.Text, primary_key=True),
         sa.Column("value", sa.Text, nullable=False),
+        sa.Index(f"{name}_by_value", "key", "value", owner),
         sqlite_with_rowid=False,
     )
 
@@ -135,9 +136,10 @@ RUN_SEARCH = Searchable(
         key=latest_metrics.c.key,
         value=latest_metrics.c.value,
         is_nan=latest_metrics.c.is_nan,
+        by_value=True,
     ),
-    params=Values(params, params.c.run_id, params.c.value, params.c.key),
-    tags=Values(tags, tags.c.run_id, tags.c.value, tags.c.key),
+    params=Values(params, params.c.run_id, params.c.value, params.c.key, by_value=True),
+    tags=Values(tags, tags.c.run_id, tags.c.value, tags.c.key, by_value=True),
     datasets={
         "name": Values(_inputs, run_inputs.c.run_id, datasets.c.name),
         "digest": Values(_inputs, run_inputs.c.run_id, datasets.c.digest),
@@ -281,7 +283,8 @@ class Model:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def _columns(table: sa.Table, item: Any) -> dict[str, Any]:
+def columns_of(table: sa.Table, item: Any) -> dict[str, Any]:
+    """The row that an item is in its main table."""
     values = asdict(item)
     return {column.name: values[column.name] for column in table.columns}
 
@@ -295,13 +298,13 @@ def _keyed(connection: sa.Connection, table: sa.Table, owner: str, of: dict[str,
 
 def put_experiment(connection: sa.Connection, item: Experiment) -> None:
     """Inserts an experiment."""
-    connection.execute(sa.insert(experiments), _columns(experiments, item))
+    connection.execute(sa.insert(experiments), columns_of(experiments, item))
     _keyed(connection, experiment_tags, item.experiment_id, item.tags)
 
 
 def put_run(connection: sa.Connection, item: Run) -> None:
     """Inserts a run. NaN is stored as the views store it: 0 and a flag."""
-    connection.execute(sa.insert(runs), _columns(runs, item))
+    connection.execute(sa.insert(runs), columns_of(runs, item))
     _keyed(connection, params, item.run_id, item.params)
     _keyed(connection, tags, item.run_id, item.tags)
     for key, value in item.metrics.items():
@@ -327,7 +330,7 @@ def remove_run(connection: sa.Connection, run_id: str) -> None:
 
 def put_model(connection: sa.Connection, item: Model) -> None:
     """Inserts a logged model."""
-    connection.execute(sa.insert(models), _columns(models, item))
+    connection.execute(sa.insert(models), columns_of(models, item))
     _keyed(connection, model_params, item.model_id, item.params)
     _keyed(connection, model_tags, item.model_id, item.tags)
     for metric in item.metrics:

@@ -1,5 +1,6 @@
 """Searches: the rows that a filter finds, their order, and pages that fit together."""
 
+import contextlib
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.errors import InvalidParameterValue
+from projections import search_plan
 from projections.filter_language import (
     EXPERIMENTS,
     LOGGED_MODELS,
@@ -294,6 +296,18 @@ def _filters(clauses: st.SearchStrategy[str], most: int = 2) -> st.SearchStrateg
 
 LIMITS = st.sampled_from([1, 2, 3, 7, 1000])
 
+PLANS = st.sampled_from([(2000, 500), (3, 2), (3, 1), (30, 1000), (0, 1)])
+"""How many rows are counted and walked over: few here, so that few runs can reach every plan."""
+
+
+@contextlib.contextmanager
+def planned(plan: tuple[int, int]) -> Iterator[None]:
+    """Searches in here are planned after so many counted and walked rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_plan, "COUNTED_MAX", plan[0])
+        patch.setattr(search_plan, "WALKED_MAX", plan[1])
+        yield
+
 
 @settings(max_examples=250, deadline=None)
 @given(
@@ -302,6 +316,7 @@ LIMITS = st.sampled_from([1, 2, 3, 7, 1000])
     view=st.sampled_from(VIEWS),
     experiment_ids=st.sampled_from([["1"], ["10", "2"], ["1", "2", "10"], ["7"], []]),
     limit=LIMITS,
+    plan=PLANS,
 )
 def test_runs_are_those_of_mlflow_in_its_order(
     both: Found,
@@ -310,10 +325,12 @@ def test_runs_are_those_of_mlflow_in_its_order(
     view: str,
     experiment_ids: list[str],
     limit: int,
+    plan: tuple[int, int],
 ) -> None:
     """Whatever is asked, mlflow's SQL store answers with the same runs in the same order."""
     connection, store = both
-    found = find_runs(connection, experiment_ids, text, view, order, limit)
+    with planned(plan):
+        found = find_runs(connection, experiment_ids, text, view, order, limit)
     assert found == store.runs(experiment_ids, text, view, order)
 
 
@@ -445,15 +462,16 @@ def test_logged_models_are_those_of_mlflow_in_its_order(
     order=run_orders,
     text=_filters(run_clauses, 1),
     limit=st.integers(1, 6),
+    plan=PLANS,
 )
 def test_pages_stay_whole_while_runs_come_and_go(
-    seed: int, order: tuple[str, ...], text: str, limit: int
+    seed: int, order: tuple[str, ...], text: str, limit: int, plan: tuple[int, int]
 ) -> None:
     """A run that is there all the time is on one page exactly, whatever is added and removed."""
     rng = random.Random(seed)
     clauses, keys = parse_filter(RUNS, text), parse_order_by(RUNS, order)
     engine = empty_database()
-    with engine.connect() as connection:
+    with planned(plan), engine.connect() as connection:
         there = [f"r{number:02}" for number in range(20)]
         for run_id in there:
             tables.put_run(connection, made_up_run(rng, run_id))
@@ -551,3 +569,73 @@ def test_a_position_of_another_order_is_refused() -> None:
             after=(0, "x"),
         )
     engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def many() -> Iterator[sa.Connection]:
+    """Three thousand runs of one experiment, and ten of another with a metric of the same name."""
+    engine = empty_database()
+    with engine.connect() as connection:
+        ids = [f"r{number:04}" for number in range(3000)]
+        few = set(ids[:10])
+        connection.execute(
+            sa.insert(tables.runs),
+            [
+                tables.columns_of(tables.runs, Run(run_id, "2" if run_id in few else "1"))
+                for run_id in ids
+            ],
+        )
+        connection.execute(
+            sa.insert(tables.latest_metrics),
+            [
+                {"run_id": run_id, "key": "m", "value": number, "is_nan": False}
+                for number, run_id in enumerate(ids)
+            ],
+        )
+        connection.execute(
+            sa.insert(tables.params),
+            [{"run_id": run_id, "key": "p", "value": run_id[1:2]} for run_id in ids],
+        )
+        yield connection
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("experiment_id", "text", "order", "starts_at"),
+    [
+        ("1", "metrics.m > 2990", [], "metric"),
+        ("1", "metrics.m > 10", [], "run"),
+        ("1", "metrics.m > 10 AND params.p = '3'", [], "param"),
+        ("1", "metrics.m != 10", [], "run"),
+        ("1", "params.p LIKE '3'", [], "run"),
+        ("1", "", ["metrics.m DESC"], "walk"),
+        ("1", "metrics.m < 2990", ["metrics.m DESC"], "walk"),
+        ("1", "metrics.m < 20", ["metrics.m DESC"], "metric"),
+        ("1", "params.p != '9'", ["metrics.m"], "walk"),
+        ("1", "", ["params.p"], "run"),
+        ("2", "", ["metrics.m DESC"], "run"),
+        ("2", "metrics.m < 2990", ["metrics.m DESC"], "run"),
+    ],
+)
+def test_a_search_starts_where_few_rows_are(
+    many: sa.Connection, experiment_id: str, text: str, order: list[str], starts_at: str
+) -> None:
+    """A clause that few rows fulfil, the metric to sort by, or the runs: whatever is least."""
+    plan = search_plan.plan_search(
+        many,
+        RUN_SEARCH,
+        parse_filter(RUNS, text),
+        parse_order_by(RUNS, order),
+        [tables.runs.c.experiment_id == experiment_id],
+        100,
+    )
+    starts = plan.driver.clause.kind if plan.driver else "walk" if plan.walk else "run"
+    assert starts == starts_at
+
+
+def test_a_walk_goes_on_with_the_rows_that_have_no_number(many: sa.Connection) -> None:
+    """Page after page along a metric's index gives every run once, also those without a value."""
+    for run_id in ("x1", "x2"):
+        tables.put_run(many, Run(run_id, metrics={"m": NAN} if run_id == "x2" else {}))
+    found = find_runs(many, ["1"], "", "ALL", ["metrics.m"], 400)
+    assert found == [f"r{number:04}" for number in range(10, 3000)] + ["x2", "x1"]
