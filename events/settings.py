@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class Settings:
     def artifact_root(self) -> str:
         """Where new experiments keep their artifacts, as a URI."""
         if self.default_artifact_root:
-            return self.default_artifact_root
+            root = self.default_artifact_root
+            # A client has another current folder than the server.
+            return root if urlsplit(root).scheme else str(Path(root).absolute())
         if self.serve_artifacts:
             return "mlflow-artifacts:/"
         return self.artifacts_path.absolute().as_uri()

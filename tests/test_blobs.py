@@ -327,6 +327,13 @@ def test_folder_uris(roots: ArtifactRoots, tmp_path: Path) -> None:
             roots.locate(uri)
 
 
+def test_a_relative_root_is_made_absolute() -> None:
+    """A relative folder is the server's; clients with other current folders get all of it."""
+    root = Settings(default_artifact_root="./mlruns").artifact_root
+    assert root == str(Path.cwd() / "mlruns")
+    assert Settings(default_artifact_root="s3://b/x").artifact_root == "s3://b/x"
+
+
 @pytest.mark.parametrize(
     "uri",
     [
