@@ -116,7 +116,10 @@ def decode_block(data: bytes) -> Block:
     form = data[:1]
     try:
         if form == _ZSTD:
-            body = _zstd.decompressor.decompress(data[1:], max_output_size=_BODY_BYTES_MAX)
+            # Only then is the size that a frame declares not taken on trust.
+            if not 0 <= zstandard.frame_content_size(data[1:]) <= _BODY_BYTES_MAX:
+                raise ValueError("a block of points declares no size, or one beyond the bound")
+            body = _zstd.decompressor.decompress(data[1:])
         elif form == _PLAIN:
             body = data[1:]
         else:

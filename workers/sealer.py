@@ -127,6 +127,8 @@ class Sealer:
             except TemporarilyUnavailable:
                 continue
             except Exception:
+                if stop.is_set():
+                    break
                 logger.exception("sealing failed; trying again")
                 stop.wait(10 * self._settings.round_s)
         self.close()
@@ -165,6 +167,12 @@ class Sealer:
                 count += 1
             self._sweep(generation)
             return count
+
+    def interrupt(self) -> None:
+        """Gives up what DuckDB is doing, from another thread; `run` is told to stop beforehand."""
+        connection = self._duckdb
+        if connection is not None:
+            connection.interrupt()
 
     def close(self) -> None:
         """Frees DuckDB and the lock."""

@@ -19,6 +19,7 @@ from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
 from workers.projector import AlreadyRunning, Projector, projector_lock
+from workers.sealer import Sealer, SealerSettings
 from workers.server import FOLDER_TAKEN
 from workers.stores import Stores, opened_stores
 
@@ -70,5 +71,13 @@ def _work(
     if abandoned:
         logger.info("removed abandoned uploads", count=abandoned)
     projector = Projector(stores.log, stores.views, wake(notify_fd))
-    projector.run(stop, wake_fd)
-    stop.set()
+    sealing = SealerSettings(seal_points=settings.seal_points, seal_age_s=settings.seal_age_s)
+    sealer = Sealer(stores.views, settings.lake_path, sealing)
+    beside = threading.Thread(target=sealer.run, args=(stop,), name="sealer")
+    beside.start()
+    try:
+        projector.run(stop, wake_fd)
+    finally:
+        stop.set()
+        sealer.interrupt()
+        beside.join()
