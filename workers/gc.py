@@ -21,6 +21,7 @@ import msgspec
 import sqlalchemy as sa
 
 from events.artifact_uris import ArtifactRoots
+from events.blobs import BlobStore
 from events.errors import InvalidParameterValue, RunfoldError
 from events.event import EventType, NewEvent
 from events.experiments import EXPERIMENT_CREATED, EXPERIMENT_PURGED, ExperimentPurged
@@ -52,6 +53,11 @@ SCRUB_SUBJECTS = 50
 NEVER = 1 << 60
 Echo = Callable[[str], None]
 
+_CREATED = {
+    RUN_CREATED.name: "run",
+    LOGGED_MODEL_CREATED.name: "logged model",
+    EXPERIMENT_CREATED.name: "experiment",
+}
 _NAMES = {"run": "Run", "logged model": "Logged model", "experiment": "Experiment"}
 
 
@@ -173,11 +179,7 @@ def _clean(stores: Gc, report: Report) -> None:
     due = _due(stores)
     report.finished = len(set(due) - {subject for _, subject in report.purged})
     if due:
-        progress = Progress("deleting artifacts", len(due), "subjects")
-        for subject in due:
-            report.artifacts += _delete_artifacts(stores, subject)
-            progress.add(1)
-        progress.finish()
+        report.artifacts = _delete_artifacts(stores, due)
         _clean_segments(stores)
         _clean_views(stores)
     progress = Progress("scrubbing the log", len(due), "subjects")
@@ -196,25 +198,35 @@ class _Location(msgspec.Struct):
     artifact_location: str = ""
 
 
-def _delete_artifacts(stores: Gc, subject: str) -> int:
-    created = (RUN_CREATED.name, LOGGED_MODEL_CREATED.name, EXPERIMENT_CREATED.name)
-    for event in stores.log.about("journal", subject):
-        if event.scrubbed or event.type not in created:
-            continue
-        found = msgspec.json.decode(event.data, type=_Location)
-        uri = found.artifact_uri or found.artifact_location
-        try:
-            return _delete_folder(stores, uri, subject, event.type == EXPERIMENT_CREATED.name)
-        except (InvalidParameterValue, OSError) as error:
-            stores.echo(
-                f"The artifacts of {subject} at {uri} were not deleted: {error}. "
-                "Delete them yourself where they are."
-            )
-            return 0
-    return 0
+def _delete_artifacts(stores: Gc, subjects: Sequence[str]) -> int:
+    """Deletes the artifacts of these subjects; returns how many files."""
+    progress = Progress("deleting artifacts", len(subjects), "subjects")
+    deleted = 0
+    experiments: list[tuple[str, str]] = []
+    for subject in subjects:
+        noun, uri = _location(stores.log, subject)
+        if noun == "experiment":
+            experiments.append((subject, uri))
+        elif noun:
+            deleted += _delete_of(stores, subject, uri, only_empty=False)
+        progress.add(1)
+    # An experiment's folder is empty once the artifacts of its runs are gone.
+    for subject, uri in experiments:
+        _delete_of(stores, subject, uri, only_empty=True)
+    progress.finish()
+    return deleted
 
 
-def _delete_folder(stores: Gc, uri: str, subject: str, only_empty: bool) -> int:
+def _location(log: Log, subject: str) -> tuple[str, str]:
+    """What the subject is and where its artifacts are; empty where the log does not tell."""
+    for event in log.about("journal", subject):
+        if event.type in _CREATED and not event.scrubbed:
+            found = msgspec.json.decode(event.data, type=_Location)
+            return _CREATED[event.type], found.artifact_uri or found.artifact_location
+    return "", ""
+
+
+def _delete_of(stores: Gc, subject: str, uri: str, *, only_empty: bool) -> int:
     """Deletes the folder named after the subject, below which its artifacts are.
 
     Others may keep theirs in the same place where an experiment was given a location of its own,
@@ -222,18 +234,31 @@ def _delete_folder(stores: Gc, uri: str, subject: str, only_empty: bool) -> int:
     nothing but an empty one.
     """
     parts = uri.rstrip("/").split("/")
-    if subject not in parts:
-        if only_empty:
-            return 0
-        raise InvalidParameterValue("its id is not in the location's path")
-    own = "/".join(parts[: len(parts) - parts[::-1].index(subject)])
-    store, path = stores.artifacts.locate(own)
-    if not path:
-        # The location is a folder of its own: it is named as one in the folder above.
-        store, path = stores.artifacts.locate(own.rpartition("/")[0], subject)
-    if only_empty and store.list(path):
+    try:
+        if subject not in parts:
+            if only_empty:
+                return 0
+            raise InvalidParameterValue("its id is not in the location's path")
+        own = "/".join(parts[: len(parts) - parts[::-1].index(subject)])
+        store, path = stores.artifacts.locate(own)
+        if not path:
+            # The location is a folder of its own: it is named as one in the folder above.
+            store, path = stores.artifacts.locate(own.rpartition("/")[0], subject)
+        return 0 if only_empty and not _is_empty(store, path) else store.delete_tree(path)
+    except (InvalidParameterValue, OSError) as error:
+        stores.echo(
+            f"The artifacts of {subject} at {uri} were not deleted: {error} "
+            "Delete them yourself where they are."
+        )
         return 0
-    return store.delete_tree(path)
+
+
+def _is_empty(store: BlobStore, folder: str) -> bool:
+    """Whether there is no file in a folder, however deep."""
+    return all(
+        entry.is_folder and _is_empty(store, f"{folder}/{entry.name}")
+        for entry in store.list(folder)
+    )
 
 
 def _clean_segments(stores: Gc) -> None:

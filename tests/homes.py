@@ -1,0 +1,169 @@
+"""Home folders filled with events, for the tests of the maintenance commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from events.artifact_uris import artifact_roots
+from events.blobs import put
+from events.codec import Series, decode_block, make_block
+from events.datasets import RUN_INPUTS_LOGGED, DatasetInput, RunInputsLogged
+from events.event import LANES, EventType
+from events.experiments import EXPERIMENT_CREATED, ExperimentCreated, Tag
+from events.local_blobs import LocalBlobs
+from events.logged_models import (
+    LOGGED_MODEL_CREATED,
+    LOGGED_MODEL_TAGS_SET,
+    LoggedModelCreated,
+    LoggedModelTagsSet,
+    ModelParam,
+    ModelTag,
+)
+from events.metrics import POINTS_LOGGED, Point
+from events.runs import (
+    RUN_BATCH_LOGGED,
+    RUN_CREATED,
+    Param,
+    RunBatchLogged,
+    RunCreated,
+    RunTag,
+)
+from events.settings import Settings
+from events.sqlite_log import SqliteLog
+from projections.database import Views
+from projections.folding import read_checkpoint
+from projections.history import run_points
+from projections.metrics import blocks
+from projections.schema import metadata
+from projections.segments import LAYOUT_TABLES
+from workers.gc import Gc
+from workers.maintenance import fold_to_head
+from workers.sealer import Sealer
+
+NOT_CONTENT = {"checkpoints", "view_meta", *(table.name for table in LAYOUT_TABLES)}
+
+
+@dataclass
+class Home:
+    """A home folder, opened; its stores live as long as the test."""
+
+    folder: Path
+    log: SqliteLog
+    views: Views
+    gc: Gc
+    said: list[str]
+    time: int = 1_000
+
+    def append(self, event_type: EventType[Any], subject: str, payload: Any) -> int:
+        """Appends one event, a little later than the last."""
+        self.time += 1
+        return self.log.append([event_type.new(subject, payload, time=self.time)])[0]
+
+    def fold(self) -> None:
+        """Folds all that there is."""
+        fold_to_head(self.log, self.views)
+
+    def experiment(self, experiment_id: str, name: str) -> None:
+        """An experiment with a tag that holds its name's marker."""
+        created = ExperimentCreated(
+            name, f"mlflow-artifacts:/{experiment_id}", self.time, [Tag("tag", f"{name}-tag")]
+        )
+        self.append(EXPERIMENT_CREATED, experiment_id, created)
+
+    def run(self, run_id: str, experiment_id: str, marker: str) -> None:
+        """A run whose every kind of data holds the marker: also what was refused, and files."""
+        uri = f"mlflow-artifacts:/{experiment_id}/{run_id}/artifacts"
+        tags = [RunTag("mlflow.runName", f"{marker}-name"), RunTag(f"{marker}-tagkey", "v")]
+        created = RunCreated(experiment_id, f"{marker}-name", "me", self.time, uri, tags)
+        self.append(RUN_CREATED, run_id, created)
+        params = [Param(f"p{n}", f"{marker}-param-{n}-" + "x" * 60) for n in range(5)]
+        self.append(RUN_BATCH_LOGGED, run_id, RunBatchLogged(params, [RunTag("t", marker)]))
+        other = [Param("p0", f"{marker}-refused")]
+        self.append(RUN_BATCH_LOGGED, run_id, RunBatchLogged(other))
+        self.append(RUN_BATCH_LOGGED, run_id, RunBatchLogged(metrics=[Point(f"{marker}-j", 1, 1)]))
+        point = (Series(f"{marker}-m"), 1, 1, 0.5)
+        self.append(POINTS_LOGGED, run_id, make_block([point]))
+        series = Series(f"{marker}-long", f"m-{run_id}", f"{marker}-data", "1")
+        long = [(series, step, step, step / 7) for step in range(300)]
+        self.append(POINTS_LOGGED, run_id, make_block(long))
+        dataset = DatasetInput(f"{marker}-data", "1", "code", f"{marker}-src" + "y" * 4_000)
+        self.append(RUN_INPUTS_LOGGED, run_id, RunInputsLogged([dataset]))
+        path = f"{experiment_id}/{run_id}/artifacts/model/{marker}.txt"
+        put(self.gc.artifacts.proxied, path, [f"{marker}-bytes".encode()])
+
+    def model(self, model_id: str, experiment_id: str, marker: str) -> None:
+        """A logged model whose every kind of data holds the marker."""
+        uri = f"mlflow-artifacts:/{experiment_id}/models/{model_id}/artifacts"
+        params = [ModelParam("p", f"{marker}-param")]
+        created = LoggedModelCreated(experiment_id, f"{marker}-name", uri, self.time, params=params)
+        self.append(LOGGED_MODEL_CREATED, model_id, created)
+        tags = LoggedModelTagsSet([ModelTag("t", f"{marker}-tag")])
+        self.append(LOGGED_MODEL_TAGS_SET, model_id, tags)
+        path = f"{experiment_id}/models/{model_id}/artifacts/MLmodel"
+        put(self.gc.artifacts.proxied, path, [f"{marker}-bytes".encode()])
+
+    def seal(self) -> None:
+        """Everything into segments."""
+        sealer = Sealer(self.views, self.gc.lake)
+        sealer.seal_all()
+        sealer.close()
+
+    def content(self) -> dict[str, Any]:
+        """What the live views hold."""
+        return content(self.views, self.gc.lake)
+
+    def close(self) -> None:
+        """Closes the stores."""
+        self.views.close()
+        self.log.close()
+
+    def holds(self, markers: Sequence[str]) -> list[str]:
+        """The files in which any of these texts is found, in names or bytes or packed points."""
+        found = []
+        for file in self.folder.rglob("*"):
+            data = file.read_bytes() if file.is_file() else b""
+            if any(marker in file.name or marker.encode() in data for marker in markers):
+                found.append(str(file.relative_to(self.folder)))
+        with self.views.read() as connection:
+            for run_id, data in connection.execute(sa.select(blocks.c.run_id, blocks.c.data)):
+                names = " ".join(series.key for series in decode_block(data).series)
+                if any(marker in names for marker in markers):
+                    found.append(f"a block of {run_id}")
+        return found
+
+
+def open_home(folder: Path) -> Home:
+    """The stores of a home folder."""
+    settings = Settings(home=folder)
+    log = SqliteLog(settings.log_path)
+    views = Views(settings.views_path, log.identity.log_id)
+    artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
+    said: list[str] = []
+    gc = Gc(log, views, artifacts, settings.lake_path, echo=said.append)
+    return Home(folder, log, views, gc, said)
+
+
+def content(views: Views, lake: Path) -> dict[str, Any]:
+    """Every row that a rebuild must give again, and every point."""
+    found: dict[str, Any] = {}
+    with views.read() as connection:
+        for name, table in metadata.tables.items():
+            if name not in NOT_CONTENT:
+                order = list(table.primary_key.columns)
+                rows = connection.execute(sa.select(table).order_by(*order))
+                found[name] = [tuple(row) for row in rows]
+        for run_id in [row[0] for row in found["runs"]]:
+            points = set()
+            for block in run_points(connection, lake, run_id):
+                columns = (block.index, block.steps, block.timestamps, block.values)
+                for index, step, time, value in zip(*columns, strict=True):
+                    points.add((block.series[index], int(step), int(time), float(value)))
+            found[f"points of {run_id}"] = points
+        for lane in LANES:
+            found[f"position of {lane}"] = read_checkpoint(connection, lane).position
+    return found
