@@ -15,6 +15,7 @@ DIFFERENCES: dict[str, str] = {
     "both-prefixes": "What MLflow serves under /ajax-api only is served under /api too.",
     "error-json": "Every refusal is MLflow's error JSON; MLflow sends some as HTML or as nothing.",
     "retry": "A model's param or output logged again changes nothing; MLflow shows SQL text.",
+    "unknown-model": "A metric of a model that does not exist is a 404; MLflow shows SQL text.",
     "model-status": "A search by a model's status compares names; MLflow compares its number.",
     "model-dataset": "A dataset without a digest means every digest; MLflow finds none.",
     "model-tag-key": "A tag of a logged model needs a key, as every tag does.",

@@ -145,7 +145,9 @@ METRICS = on_run(
     batch(
         metrics=[{**point("loss", 0.3, 12, 2), "model_id": "${model}", **IRIS, "run_id": "${run}"}]
     ),
-    with_model("acc", 0.5, "nothing"),
+    with_model("acc", 0.5, "nothing").or_else(
+        refused("unknown-model", "RESOURCE_DOES_NOT_EXIST", 404)
+    ),
     read(),
     read("other"),
     get("metrics/get-history", {"run_id": "${run}", "metric_key": "acc"}),

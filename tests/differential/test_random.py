@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from tests.differential.calls import Call
 from tests.differential.play import compare, play
 from tests.differential.random_calls import sequences
+from tests.differential.refusals import RefusalCheck
 from tests.servers import Server
 
-# About 0.6 s a sequence on two servers that share two cores; more with RANDOM_SEQUENCES=1000.
-SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "80"))
+# About half a second each, with both servers on two cores. RANDOM_SEQUENCES=1000 searches deeper.
+SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "60"))
 
 
 @settings(
@@ -22,11 +23,13 @@ SEQUENCES = int(os.environ.get("RANDOM_SEQUENCES", "80"))
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(calls=sequences())
-def test_random_sequences(mlflow_server: Server, runfold_server: Server, calls: list[Call]) -> None:
+def test_random_sequences(
+    mlflow_server: Server, runfold_server: Server, refusal_check: RefusalCheck, calls: list[Call]
+) -> None:
     """Whatever the sequence of calls, both servers answer each of them alike."""
-    unique = f"random-{uuid.uuid4().hex[:12]}"
+    unique = f"random-{uuid.uuid4().hex}"
     theirs = play(mlflow_server.url, calls, unique)
-    ours = play(runfold_server.url, calls, unique)
+    ours = play(runfold_server.url, calls, unique, refusal_check)
     found = compare(calls, theirs, ours)
     played = [f"    [{number}] {call.describe()}" for number, call in enumerate(calls)]
     assert not found, "\n".join([f"{len(found)} calls differ:", *found, "played:", *played])
