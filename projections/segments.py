@@ -296,9 +296,10 @@ def make_durable(connection: sa.Connection) -> None:
     The views need no fsync per commit, being made from the log. But once a file is deleted they
     must not fall back, after a loss of power, to a manifest that names it.
     """
-    database = connection.engine.url.database
-    if connection.dialect.name != "sqlite" or not database:
+    if connection.dialect.name != "sqlite":
         return
+    # The file itself: the path it was opened by may be a link.
+    database = connection.exec_driver_sql("PRAGMA database_list").all()[0][2]
     for path in (Path(database + "-wal"), Path(database)):
         if path.exists():
             opened = os.open(path, os.O_RDONLY)
