@@ -27,16 +27,7 @@ from projections.filter_language import (
     parse_logged_model_order_by,
     parse_order_by,
 )
-from tests.filter_cases import (
-    DIFFERENCES,
-    EXPERIMENT_FILTERS,
-    EXPERIMENT_ORDERS,
-    MODEL_FILTERS,
-    MODEL_ORDERS,
-    ORDER_DIFFERENCES,
-    RUN_FILTERS,
-    RUN_ORDERS,
-)
+from tests.filter_cases import DIFFERENCES, EXPERIMENT_FILTERS, MODEL_FILTERS, RUN_FILTERS
 from tests.mlflow_search import (
     MlflowException,
     mlflow_experiment_order,
@@ -46,6 +37,7 @@ from tests.mlflow_search import (
     mlflow_run_order,
     mlflow_runs,
 )
+from tests.order_cases import EXPERIMENT_ORDERS, MODEL_ORDERS, ORDER_DIFFERENCES, RUN_ORDERS
 
 REFUSED = "refused"
 FAILED = "failed"
