@@ -6,12 +6,15 @@ Also what came out of a run: the models that it made, and the history of models 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
-from events.codec import Block
+from events.codec import Block, Series
 from events.datasets import RUN_OUTPUTS_LOGGED, ModelOutput, RunOutputsLogged
 from events.errors import InvalidParameterValue, ResourceAlreadyExists, ResourceDoesNotExist
 from events.event import Event
@@ -44,11 +47,13 @@ from projections.lifecycle import (
     not_deleted,
 )
 from projections.schema import metadata
-from projections.state import Row, State
+from projections.state import Key, Row, State
 from projections.view import EntityView
 
 IDS_MAX = 500
 """Ids in one IN list: statements of one size are prepared once, and no backend refuses it."""
+
+_COLLECTED = "points on models"
 
 HISTORY_TAG = "mlflow.log-model.history"
 """The run tag in which MLflow keeps what older clients tell with runs/log-model."""
@@ -248,42 +253,42 @@ def fold_batch_logged(state: State, event: Event, data: RunBatchLogged) -> None:
 
 
 def fold_points(state: State, event: Event, block: Block) -> None:
-    """Adds the points that name a model. A model need not be known: its lane may be behind.
+    """Collects the points that name a model. It need not be known: its lane may be behind."""
+    if any(series.model_id for series in block.series):
+        state.collect(_COLLECTED).append((event.subject, block))
 
-    Points on a purged model are left out whichever of the two lanes comes first.
-    """
-    wanted = [
-        place
-        for place, series in enumerate(block.series)
-        if series.model_id and state.rows("purged").get(series.model_id) is None
-    ]
-    if not wanted:
-        return
-    rows = state.rows(logged_model_metrics)
-    for series_place in wanted:
-        series = block.series[series_place]
-        of_series = block.index == series_place
-        columns = zip(
-            block.timestamps[of_series].tolist(),
-            block.steps[of_series].tolist(),
-            block.values[of_series].tolist(),
-            strict=True,
-        )
-        for timestamp, step, value in columns:
-            is_nan = value != value
-            rows.put(
-                {
-                    "model_id": series.model_id,
-                    "key": series.key,
-                    "timestamp": timestamp,
-                    "step": step,
-                    "run_id": event.subject,
-                    "dataset_name": series.dataset_name or "",
-                    "dataset_digest": series.dataset_digest or "",
-                    "value": 0.0 if is_nan else value,
-                    "is_nan": is_nan,
-                }
-            )
+
+def finish(state: State) -> None:
+    """Adds the points of the batch's events; those on a purged model are left out, whichever of
+    the two lanes comes first."""
+    collected = state.collect(_COLLECTED)
+    gone = state.rows("purged")
+    rows: list[Key] = []
+    for run_id, block in collected:
+        for place, series in enumerate(block.series):
+            if series.model_id and gone.get(series.model_id) is None:
+                rows.extend(_metric_rows(run_id, series, block, block.index == place))
+    collected.clear()
+    if rows:
+        state.rows(logged_model_metrics).write(rows)
+
+
+def _metric_rows(
+    run_id: str, series: Series, block: Block, of_series: npt.NDArray[np.bool_]
+) -> Iterator[Key]:
+    is_nan = np.isnan(block.values[of_series])
+    return zip(
+        repeat(series.model_id),
+        repeat(series.key),
+        block.timestamps[of_series].tolist(),
+        block.steps[of_series].tolist(),
+        repeat(run_id),
+        repeat(series.dataset_name or ""),
+        repeat(series.dataset_digest or ""),
+        np.where(is_nan, 0.0, block.values[of_series]).tolist(),
+        is_nan.tolist(),
+        strict=False,  # what is repeated has no end
+    )
 
 
 def fold_outputs_logged(state: State, event: Event, data: RunOutputsLogged) -> None:
@@ -321,6 +326,8 @@ def extended_history(run_id: str, before: str | None, model: dict[str, Any]) -> 
 
 def fold_run_purged(state: State, event: Event, _data: Any) -> None:
     """What the run measured on models goes, and which models it made; the models stay."""
+    collected = state.collect(_COLLECTED)
+    collected[:] = [item for item in collected if item[0] != event.subject]
     for table in (logged_model_metrics, model_outputs):
         state.execute(sa.delete(table).where(table.c.run_id == event.subject))
 
@@ -425,4 +432,5 @@ VIEW = EntityView(
     },
     kept={LOGGED_MODEL_CREATED: _keep_experiment},
     scrubbed={LOGGED_MODEL_CREATED: fold_scrubbed_created, LOGGED_MODEL_DELETED: fold_deleted},
+    finish=finish,
 )

@@ -108,6 +108,12 @@ class Rows:
         """Adds or replaces the row with this primary key; every column must be given."""
         self._set(tuple(row[name] for name in self._key_names), row)
 
+    def write(self, rows: list[Key]) -> None:
+        """Writes rows at once and past the cache: for tables in which every column is part of the
+        key, by a view's `finish`. Rows that are there already stay."""
+        _, _, upsert, _ = _statements(self._table, self._state.dialect)
+        self._state.connection.exec_driver_sql(upsert, rows)
+
     def delete(self, *key: Any) -> None:
         """Removes the row with this primary key, where there is one."""
         self._set(key, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -264,6 +265,41 @@ def test_an_older_clients_models_are_listed_in_the_runs_tag(api: Api) -> None:
         "flavors": {"python_function": {"loader_module": "m"}, "x": 5},
     }
     assert tags[HISTORY_TAG] == json.dumps([entry, entry])
+
+
+def test_of_models_told_at_once_none_is_lost(api: Api) -> None:
+    """Sixteen clients add to a run's history of models at the same time: all are in it."""
+    paths = [f"model-{n}" for n in range(16)]
+
+    def tell(path: str) -> int:
+        described = {"run_id": "", "artifact_path": path, "utc_time_created": "x", "flavors": {}}
+        asked = {"run_id": api.run_id, "model_json": json.dumps(described)}
+        return api.send("POST", "runs/log-model", asked).status
+
+    with ThreadPoolExecutor(len(paths)) as threads:
+        assert set(threads.map(tell, paths)) == {200}
+    run = api.ok("GET", f"runs/get?run_id={api.run_id}")["run"]
+    tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+    assert sorted(entry["artifact_path"] for entry in json.loads(tags[HISTORY_TAG])) == sorted(
+        paths
+    )
+
+
+def test_of_clients_that_race_to_set_a_param_one_wins(api: Api) -> None:
+    """One 200; the others are told that params don't change. The same for an output's step."""
+    path = f"logged-models/{(model_id := api.model())}/params"
+
+    def set_param(value: int) -> int:
+        params = [{"key": "p", "value": f"{value}"}]
+        return api.send("POST", path, {"model_id": model_id, "params": params}).status
+
+    def set_step(step: int) -> int:
+        models = [{"model_id": model_id, "step": step}]
+        return api.send("POST", "runs/outputs", {"run_id": api.run_id, "models": models}).status
+
+    with ThreadPoolExecutor(16) as threads:
+        for race in (set_param, set_step):
+            assert sorted(threads.map(race, range(16))) == [200] + [400] * 15
 
 
 @pytest.mark.parametrize(
