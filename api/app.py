@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
-from starlette.middleware import Middleware
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import artifacts, datasets, experiments, logged_models, metrics, pages, run_logging, runs
-from api.errors import EXCEPTION_HANDLERS, UnexpectedErrors
+from api.errors import (
+    EXCEPTION_HANDLERS,
+    UnexpectedErrors,
+    answer_disconnect,
+    answer_routing_error,
+    answer_runfold_error,
+)
 from api.security import Security
 from api.services import Gate, Reader, Services, Writer, eventual
 from api.watch import Watch
 from events.artifact_uris import ArtifactRoots
+from events.errors import RunfoldError
 from events.log import Log
 from events.settings import Settings
-from events.wake import wake
+from events.wake import WAITED_FOR, wake
 from projections.database import Views
 
 API = "/api/"
@@ -98,7 +108,42 @@ def _paths(path: str) -> list[str]:
     return [path]
 
 
-def create_app(wiring: Wiring) -> FastAPI:
+class Dispatch:
+    """Answers what has a fixed path by a look into a table; FastAPI does the rest.
+
+    The way through FastAPI's and Starlette's layers costs more than a metric's own work.
+    """
+
+    def __init__(self, app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._table: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
+            (method, route.path): route.endpoint
+            for route in routes
+            if isinstance(route, Route) and "{" not in route.path
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = None
+        if scope["type"] == "http":
+            endpoint = self._table.get((scope["method"], scope["path"]))
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        scope["app"] = self._app
+        request = Request(scope, receive)
+        try:
+            response = await endpoint(request)
+        except RunfoldError as error:
+            response = await answer_runfold_error(request, error)
+        except HTTPException as error:
+            response = await answer_routing_error(request, error)
+        except ClientDisconnect as error:
+            response = await answer_disconnect(request, error)
+        await response(scope, receive, send)
+
+
+def create_app(wiring: Wiring) -> ASGIApp:
     """The application over opened stores; it closes the writer and reader when it ends."""
     settings = wiring.settings
 
@@ -108,35 +153,35 @@ def create_app(wiring: Wiring) -> FastAPI:
             app.state.services = services
             yield
 
-    middleware = [Middleware(UnexpectedErrors), Middleware(Consistency)]
-    if not settings.disable_security_middleware:
-        security = Middleware(
-            Security,
-            allowed_hosts=settings.allowed_hosts,
-            cors_allowed_origins=settings.cors_allowed_origins,
-            x_frame_options=settings.x_frame_options,
-            static_prefix=settings.static_prefix,
-        )
-        middleware.insert(0, security)
-    return FastAPI(
+    routes = all_routes(settings)
+    rest = FastAPI(
         title="Runfold",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        routes=all_routes(settings),
-        middleware=middleware,
+        routes=routes,
         exception_handlers=EXCEPTION_HANDLERS,
+    )
+    app: ASGIApp = UnexpectedErrors(Consistency(Dispatch(rest, routes)))
+    if settings.disable_security_middleware:
+        return app
+    return Security(
+        app,
+        allowed_hosts=settings.allowed_hosts,
+        cors_allowed_origins=settings.cors_allowed_origins,
+        x_frame_options=settings.x_frame_options,
+        static_prefix=settings.static_prefix,
     )
 
 
 @contextlib.asynccontextmanager
 async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
     """The services of one event loop, from their start to their end."""
-    watch = Watch(wiring.views, wiring.settings.wait_max_s)
-    woken: Callable[[], None] = wake(wiring.wake_projector_fd)
-    writer = Writer(wiring.log, wiring.views, watch, woken)
+    wake_projector = wake(wiring.wake_projector_fd)
+    watch = Watch(wiring.views, wiring.settings.wait_max_s, partial(wake_projector, WAITED_FOR))
+    writer = Writer(wiring.log, wiring.views, watch, wake_projector)
     reader = Reader(wiring.log, wiring.views, watch)
     services = Services(
         wiring.settings,

@@ -44,14 +44,16 @@ from events.logged_models import (
 from projections.experiments import get_experiment
 from projections.lifecycle import ACTIVE, inactive_experiment
 from projections.logged_models import (
+    conflicting_model_param,
     extended_history,
     get_model_row,
     history_of,
+    logged_model_tags,
     missing_model_tag,
+    model_texts,
 )
 from projections.model_documents import (
     ModelDocument,
-    conflicting_model_param,
     get_model,
     search_models,
 )
@@ -238,8 +240,7 @@ async def log_model_params(request: Request) -> Response:
     sent = _checked(asked.params, "params")
     check_unique((param.key for param in sent), "parameter")
     params = [ModelParam(param.key, param.value or "") for param in sent]
-    document = await services_of(request).views.read(get_model, model_id, allow_deleted=True)
-    refusal = conflicting_model_param(document, params)
+    refusal = await services_of(request).views.read(conflicting_model_param, model_id, params)
     if refusal is not None:
         raise refusal
     if params:
@@ -264,8 +265,8 @@ async def set_model_tags(request: Request) -> Response:
 async def delete_model_tag(request: Request) -> Response:
     """One tag of a model removed."""
     model_id, key = _model_id(request), request.path_params["tag_key"]
-    document = await services_of(request).views.read(get_model, model_id, allow_deleted=True)
-    if key not in dict(document.tags):
+    stored = await services_of(request).views.read(model_texts, logged_model_tags, model_id)
+    if key not in stored:
         raise missing_model_tag(model_id, key)
     await _decide(request, LOGGED_MODEL_TAG_DELETED, model_id, LoggedModelTagDeleted(key))
     return json_answer({})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,7 +25,7 @@ from api.limits import (
 from api.requests import Double, Int64, RequiredText, RunId, decode
 from api.run_tags import TagSent, checked_tags, tag_value
 from api.services import new_event, services_of
-from events.codec import Series, make_block
+from events.codec import Block, Series
 from events.errors import InvalidParameterValue
 from events.metrics import POINTS_LOGGED, points_of
 from events.runs import (
@@ -105,10 +108,10 @@ class LogBatch(msgspec.Struct):
 async def log_metric(request: Request) -> Response:
     """One metric point: an event of the points lane."""
     asked = await decode(request, LogMetric)
-    check_key(asked.key, "metric", "key")
-    _check_timestamp(asked.timestamp, "timestamp")
-    await services_of(request).gate.require_active(asked.run_id)
-    await _append_points(request, asked.run_id, [asked])
+    block = await _block(request, [asked], "")
+    services = services_of(request)
+    await services.gate.require_active(asked.run_id)
+    await services.writer.append(new_event(request, POINTS_LOGGED, asked.run_id, block))
     return json_answer({})
 
 
@@ -146,18 +149,16 @@ async def log_batch(request: Request) -> Response:
     asked = await decode(request, LogBatch, body_bytes_max=BATCH_BYTES_MAX)
     check_run_id(asked.run_id)
     _check_batch_size(asked)
-    for place, metric in enumerate(asked.metrics):
-        check_key(metric.key, "metric", f"metrics[{place}].key")
-        if metric.timestamp < 0:
-            _check_timestamp(metric.timestamp, f"metrics[{place}].timestamp")
+    block = await _block(request, asked.metrics, "metrics[{}].") if asked.metrics else None
     params = _params(asked.params)
     given = checked_tags(asked.tags)
     if params or given:
-        await _log_texts(request, asked.run_id, params, given, asked.metrics)
+        await _log_texts(request, asked.run_id, params, given, block)
     else:
-        await services_of(request).gate.require_active(asked.run_id)
-        if asked.metrics:
-            await _append_points(request, asked.run_id, asked.metrics)
+        services = services_of(request)
+        await services.gate.require_active(asked.run_id)
+        if block is not None:
+            await services.writer.append(new_event(request, POINTS_LOGGED, asked.run_id, block))
     return json_answer({})
 
 
@@ -180,14 +181,6 @@ def _check_batch_size(asked: LogBatch) -> None:
             )
 
 
-def _check_timestamp(timestamp: int, path: str) -> None:
-    if timestamp < 0:
-        raise InvalidParameterValue(
-            f"Invalid value {timestamp} for parameter '{path}': a timestamp is milliseconds since "
-            "the epoch and can't be negative."
-        )
-
-
 def _params(sent: list[ParamSent]) -> list[Param]:
     """The params, checked and cut to their length."""
     found = []
@@ -198,10 +191,41 @@ def _params(sent: list[ParamSent]) -> list[Param]:
     return found
 
 
-async def _points(
-    request: Request, sent: list[MetricSent] | list[LogMetric]
-) -> list[tuple[Series, int, int, float]]:
-    """The points, once it is sure that what they were measured on is named in full and there."""
+async def _block(request: Request, sent: Sequence[MetricSent | LogMetric], path: str) -> Block:
+    """The points as columns, checked; `path` says where one was sent ("metrics[3].").
+
+    Works on whole columns, for this is where a training's points pass: a key is checked once a
+    batch, not once a point.
+    """
+    keys = [metric.key for metric in sent]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    for key in places:
+        check_key(key, "metric", f"{path.format(keys.index(key))}key")
+    timestamps = [metric.timestamp for metric in sent]
+    if min(timestamps) < 0:
+        place = next(place for place, time in enumerate(timestamps) if time < 0)
+        raise InvalidParameterValue(
+            f"Invalid value {timestamps[place]} for parameter '{path.format(place)}timestamp': a "
+            "timestamp is milliseconds since the epoch and can't be negative."
+        )
+    if any(m.model_id or m.dataset_name or m.dataset_digest for m in sent):
+        series, index = await _measured_on(request, sent)
+    else:
+        series, index = [Series(key) for key in places], list(map(places.__getitem__, keys))
+    return Block(
+        series,
+        np.array(index, np.uint32),
+        np.array([metric.step or 0 for metric in sent], np.int64),
+        np.array(timestamps, np.int64),
+        np.array([metric.value for metric in sent], np.float64),
+    )
+
+
+async def _measured_on(
+    request: Request, sent: Sequence[MetricSent | LogMetric]
+) -> tuple[list[Series], list[int]]:
+    """The series of points on models and datasets, once it is sure that what they name is named in
+    full and there."""
     if any(bool(metric.dataset_name) != bool(metric.dataset_digest) for metric in sent):
         raise InvalidParameterValue(
             "Both dataset_name and dataset_digest must be provided if one is provided."
@@ -209,27 +233,12 @@ async def _points(
     models = {metric.model_id for metric in sent if metric.model_id}
     if models:
         await services_of(request).gate.require_models(models)
-    return [
-        (
-            Series(
-                metric.key,
-                metric.model_id or None,
-                metric.dataset_name or None,
-                metric.dataset_digest or None,
-            ),
-            metric.step or 0,
-            metric.timestamp,
-            metric.value,
-        )
-        for metric in sent
+    series = [
+        Series(m.key, m.model_id or None, m.dataset_name or None, m.dataset_digest or None)
+        for m in sent
     ]
-
-
-async def _append_points(
-    request: Request, run_id: str, sent: list[MetricSent] | list[LogMetric]
-) -> None:
-    block = make_block(await _points(request, sent))
-    await services_of(request).writer.append(new_event(request, POINTS_LOGGED, run_id, block))
+    places = {one: place for place, one in enumerate(dict.fromkeys(series))}
+    return list(places), [places[one] for one in series]
 
 
 async def _log_texts(
@@ -237,7 +246,7 @@ async def _log_texts(
     run_id: str,
     params: list[Param] | None = None,
     given: list[RunTag] | None = None,
-    metrics: list[MetricSent] | None = None,
+    block: Block | None = None,
 ) -> None:
     """One journal event with params, tags and points; its verdict is the answer."""
     services = services_of(request)
@@ -246,7 +255,7 @@ async def _log_texts(
         refusal = await services.views.read(conflicting_param, run_id, params)
         if refusal is not None:
             raise refusal
-    points = points_of(make_block(await _points(request, metrics))) if metrics else []
+    points = [] if block is None else points_of(block)
     batch = RunBatchLogged(params or [], given or [], points)
     await services.writer.decide(new_event(request, RUN_BATCH_LOGGED, run_id, batch))
 

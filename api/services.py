@@ -49,7 +49,9 @@ def now_ms() -> int:
 class Writer:
     """Appends events; a commit is shared with whoever else is writing."""
 
-    def __init__(self, log: Log, views: Views, watch: Watch, woken: Callable[[], None]) -> None:
+    def __init__(
+        self, log: Log, views: Views, watch: Watch, woken: Callable[[bytes], None]
+    ) -> None:
         self._views = views
         self._watch = watch
         self._loop = asyncio.get_running_loop()
@@ -75,8 +77,7 @@ class Writer:
                 future.set_result(result)
 
         self._commit.submit(events, done)
-        # A client that goes away must not take back what is on its way to the disk.
-        return await asyncio.shield(future)
+        return await future
 
     async def decide(self, event: NewEvent) -> None:
         """Appends a journal event and waits for its verdict; raises the rejection.

@@ -8,7 +8,7 @@ import heapq
 import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -28,8 +28,10 @@ SLOW_WAIT_S = 1.0
 class Watch:
     """Knows how far each lane is folded, and wakes who waits for a position."""
 
-    def __init__(self, views: Views, wait_max_s: float) -> None:
+    def __init__(self, views: Views, wait_max_s: float, urge: Callable[[], None]) -> None:
+        """`urge` tells the projector that somebody waits."""
         self._views = views
+        self._urge = urge
         self._wait_max_s = wait_max_s
         self._woken = asyncio.Event()
         self._order = itertools.count()
@@ -110,6 +112,7 @@ class Watch:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiters[lane], (position, next(self._order), future))
         self._woken.set()
+        self._urge()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(future, timeout_s)
 

@@ -13,6 +13,7 @@ import structlog
 from events.errors import TemporarilyUnavailable
 from events.event import NewEvent
 from events.log import Log
+from events.wake import GROWN, WAITED_FOR
 
 logger = structlog.get_logger(__name__)
 
@@ -36,13 +37,16 @@ class GroupCommit:
     There is no timer: while one commit is on its way to the disk the next one gathers.
     """
 
-    def __init__(self, log: Log, woken: Callable[[], None], settle: Callable[..., None]) -> None:
-        """`woken` is called after each commit, to wake the projector. `settle` is given a list of
-        (done, positions or error) and has them called, on the thread where they belong."""
+    def __init__(
+        self, log: Log, woken: Callable[[bytes], None], settle: Callable[..., None]
+    ) -> None:
+        """`woken` is called after each commit, to wake the projector: at once for journal events,
+        whose writers wait for the verdict. `settle` is given a list of (done, positions or error)
+        and has them called, on the thread where they belong."""
         self._log = log
         self._woken = woken
         self._settle = settle
-        self._waiting: queue.Queue[_Request | None] = queue.Queue(WAITING_MAX)
+        self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
 
@@ -51,12 +55,11 @@ class GroupCommit:
 
         Raises TemporarilyUnavailable where too many wait already; then nothing was appended.
         """
-        try:
-            self._waiting.put_nowait(_Request(events, done))
-        except queue.Full:
+        if self._waiting.qsize() >= WAITING_MAX:
             raise TemporarilyUnavailable(
                 f"{WAITING_MAX} writes are waiting for the disk already. Try again shortly."
-            ) from None
+            )
+        self._waiting.put(_Request(events, done))
 
     def close(self) -> None:
         """Commits what waits and ends the thread."""
@@ -99,7 +102,8 @@ class GroupCommit:
             refusal = TemporarilyUnavailable(f"The log could not be written: {error}. Try again.")
             self._settle([(request.done, refusal) for request in requests])
             return
-        self._woken()
+        waited_for = any(event.lane == "journal" for event in events)
+        self._woken(WAITED_FOR if waited_for else GROWN)
         settled = []
         start = 0
         for request in requests:

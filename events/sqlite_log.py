@@ -75,6 +75,8 @@ class SqliteLog:
             self.identity = self._prepare()
         except sa.exc.DatabaseError as error:
             raise LogError(f"{path} can't be used as a log: {error.orig}") from error
+        self._append_lock = threading.Lock()
+        self._append_connection: Any = self._writer.raw_connection()
         # Heads are asked for at every read: one plain connection spares the pool's way.
         self._head_lock = threading.Lock()
         self._head_connection: Any = self._reader.raw_connection()
@@ -108,38 +110,53 @@ class SqliteLog:
 
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """See Log.append. One transaction, so one fsync, whatever the number of events."""
-        positions: list[int] = []
-        rows: dict[Lane, list[tuple[Any, ...]]] = {"journal": [], "points": []}
-        with self._writer.begin() as connection:
-            heads = {lane: self._last(connection, lane) for lane in LANES}
-            for event in events:
-                heads[event.lane] += 1
-                positions.append(heads[event.lane])
-                data = event.data.decode() if event.lane == "journal" else event.data
-                rows[event.lane].append(
-                    (
-                        heads[event.lane],
-                        event.type,
-                        event.version,
-                        event.subject,
-                        event.time,
-                        event.actor,
-                        event.origin,
-                        data,
-                    )
-                )
-            for lane, lane_rows in rows.items():
-                if lane_rows:
-                    connection.exec_driver_sql(
-                        f"INSERT INTO {lane} (position, type, version, subject, time, actor, "
-                        "origin, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                        lane_rows,
-                    )
+        # A plain cursor: every metric that is logged passes here.
+        with self._append_lock:
+            cursor = self._append_connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                positions = self._insert(cursor, events)
+                cursor.execute("COMMIT")
+            except BaseException:
+                if self._append_connection.driver_connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+                raise
+            finally:
+                cursor.close()
         return positions
 
     @staticmethod
-    def _last(connection: sa.Connection, lane: Lane) -> int:
-        return connection.exec_driver_sql(f"SELECT max(position) FROM {lane}").scalar() or 0
+    def _insert(cursor: Any, events: Sequence[NewEvent]) -> list[int]:
+        positions: list[int] = []
+        rows: dict[Lane, list[tuple[Any, ...]]] = {}
+        heads: dict[Lane, int] = {}
+        for event in events:
+            lane = event.lane
+            if lane not in heads:
+                cursor.execute(f"SELECT max(position) FROM {lane}")
+                heads[lane] = cursor.fetchone()[0] or 0
+                rows[lane] = []
+            heads[lane] += 1
+            positions.append(heads[lane])
+            rows[lane].append(
+                (
+                    heads[lane],
+                    event.type,
+                    event.version,
+                    event.subject,
+                    event.time,
+                    event.actor,
+                    event.origin,
+                    event.data.decode() if lane == "journal" else event.data,
+                )
+            )
+        for lane, lane_rows in rows.items():
+            cursor.executemany(
+                f"INSERT INTO {lane} (position, type, version, subject, time, actor, origin, data) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                lane_rows,
+            )
+        return positions
 
     @staticmethod
     def _event(lane: Lane, row: Any) -> Event:
@@ -275,5 +292,6 @@ class SqliteLog:
     def close(self) -> None:
         """See Log.close."""
         self._head_connection.close()
+        self._append_connection.close()
         self._reader.dispose()
         self._writer.dispose()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+GROWN = b"."
+"""There is something new; there is time."""
+WAITED_FOR = b"!"
+"""Somebody waits for what is new to be folded."""
 
-def wake(pipe_fd: int | None) -> Callable[[], None]:
+
+def wake(pipe_fd: int | None) -> Callable[[bytes], None]:
     """A call that puts a byte into a pipe; a full pipe has woken its reader already."""
     if pipe_fd is None:
-        return lambda: None
+        return lambda _byte: None
     os.set_blocking(pipe_fd, False)
 
-    def write() -> None:
+    def write(byte: bytes) -> None:
         try:
-            os.write(pipe_fd, b"!")
+            os.write(pipe_fd, byte)
         except (BlockingIOError, BrokenPipeError):
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -121,22 +122,22 @@ def _move_latest(state: State, run_id: str, block: Block) -> None:
     keys: dict[str, int] = {}
     mapping = np.array([keys.setdefault(s.key, len(keys)) for s in block.series], np.uint32)
     key_index = mapping[block.index]
-    is_nan = np.isnan(block.values)
-    compared = np.where(is_nan, 0.0, block.values)
-    # NaN and 0 at one step and time are a tie to MLflow; is_nan makes the winner independent of
-    # the order in which they came.
-    order = np.lexsort((is_nan, compared, block.timestamps, block.steps, key_index))
-    ordered = key_index[order]
-    last = order[np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))]
     names = list(keys)
+    # Only the points at their key's greatest step can win: few are left to compare one by one.
+    steps_max = np.full(len(names), np.iinfo(np.int64).min)
+    np.maximum.at(steps_max, key_index, block.steps)
     rows = state.rows(latest_metrics)
-    for place in last.tolist():
+    for place in np.flatnonzero(block.steps == steps_max[key_index]).tolist():
         key = names[key_index[place]]
+        value = float(block.values[place])
+        is_nan = math.isnan(value)
+        # NaN and 0 at one step and time are a tie to MLflow; is_nan makes the winner independent
+        # of the order in which they came.
         new = (
             int(block.steps[place]),
             int(block.timestamps[place]),
-            float(compared[place]),
-            bool(is_nan[place]),
+            0.0 if is_nan else value,
+            is_nan,
         )
         old = rows.get(run_id, key)
         if old is None or new > (old["step"], old["timestamp"], old["value"], old["is_nan"]):

@@ -15,15 +15,18 @@ import structlog
 
 from events.event import LANES, Lane
 from events.log import Log
+from events.wake import GROWN, WAITED_FOR
 from projections.database import Views
 from projections.folding import fold_batch, read_checkpoint
 
 logger = structlog.get_logger(__name__)
 
-BATCH_EVENTS: dict[Lane, int] = {"journal": 1_000, "points": 128}
+BATCH_EVENTS: dict[Lane, int] = {"journal": 1_000, "points": 256}
 """Events in one transaction: enough to share its cost, few enough that readers wait little."""
-POLL_S = 0.05
+POLL_S = 0.25
 """How long to wait for a wake-up before looking at the log anyway."""
+GATHER_S = 0.03
+"""How long points gather before they are folded, while nobody waits for them."""
 RETRY_STOPPED_S = 2.0
 RETRY_FAILED_S = 0.5
 
@@ -62,7 +65,9 @@ def projector_lock(views_path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 class Projector:
     """Folds events in order, a batch a transaction, and stops a lane at what it can't fold."""
 
-    def __init__(self, log: Log, views: Views, folded: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, log: Log, views: Views, folded: Callable[[bytes], None] = lambda _byte: None
+    ) -> None:
         """`folded` is called after each batch, to wake who waits for it."""
         self._log = log
         self._views = views
@@ -92,7 +97,7 @@ class Projector:
         else:
             self._stopped.pop(lane, None)
         if after != before:
-            self._folded()
+            self._folded(GROWN)
         return after.position - before.position
 
     def catch_up(self, progress: Callable[[Lane, int], None] = lambda _lane, _count: None) -> None:
@@ -106,17 +111,42 @@ class Projector:
                 progress(lane, count)
 
     def run(self, stop: threading.Event, wake_fd: int | None) -> None:
-        """Folds until told to stop. `wake_fd`: a pipe that gets a byte when the log has grown;
-        its end means that the server is gone."""
+        """Folds until told to stop. `wake_fd`: a pipe that gets bytes of events/wake.py; its end
+        means that the server is gone.
+
+        The journal is folded at once, for its writers wait. Points gather for up to GATHER_S, so
+        that many requests share a transaction, unless somebody waits for them.
+        """
+        points_due = 0.0
         while not stop.is_set():
+            more = False
             try:
-                if self.step("journal") + self.step("points"):
-                    continue
+                more = self.step("journal") >= BATCH_EVENTS["journal"]
+                if time.monotonic() >= points_due:
+                    more |= self.step("points") >= BATCH_EVENTS["points"]
+                    points_due = time.monotonic() + POLL_S
             except Exception:
                 logger.exception("folding failed; trying again")
                 stop.wait(RETRY_FAILED_S)
                 continue
-            if wake_fd is None:
-                stop.wait(POLL_S)
-            elif select.select([wake_fd], [], [], POLL_S)[0] and not os.read(wake_fd, 65_536):
+            if more:
+                points_due = 0.0
+                continue
+            woken = self._wait(stop, wake_fd, points_due)
+            if woken is None:
                 return
+            if WAITED_FOR in woken:
+                points_due = 0.0
+            elif woken:
+                points_due = min(points_due, time.monotonic() + GATHER_S)
+
+    @staticmethod
+    def _wait(stop: threading.Event, wake_fd: int | None, until: float) -> bytes | None:
+        """The bytes that woke it; empty where only time has passed, None at the pipe's end."""
+        timeout_s = max(0.0, until - time.monotonic())
+        if wake_fd is None:
+            stop.wait(min(timeout_s, GATHER_S))
+            return WAITED_FOR
+        if not select.select([wake_fd], [], [], timeout_s)[0]:
+            return b""
+        return os.read(wake_fd, 65_536) or None
