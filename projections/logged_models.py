@@ -399,6 +399,28 @@ def conflicting_output(
     return None
 
 
+def model_texts(connection: sa.Connection, table: sa.Table, model_id: str) -> dict[str, str]:
+    """The params or the tags of a model in any stage. Raises ResourceDoesNotExist."""
+    get_model_row(connection, model_id, allow_deleted=True)
+    statement = sa.select(table.c.key, table.c.value).where(table.c.model_id == model_id)
+    return {key: value for key, value in connection.execute(statement)}
+
+
+def conflicting_model_param(
+    connection: sa.Connection, model_id: str, given: Sequence[ModelParam]
+) -> InvalidParameterValue | None:
+    """The refusal that these params would get as the views stand, or None.
+
+    Raises ResourceDoesNotExist.
+    """
+    stored = model_texts(connection, logged_model_params, model_id)
+    for param in given:
+        old = stored.get(param.key, param.value)
+        if old != param.value:
+            return model_param_changed(model_id, param.key, old, param.value)
+    return None
+
+
 def history_of(connection: sa.Connection, run_id: str) -> str | None:
     """The text of the run's tag that lists its models, or None."""
     tags = metadata.tables["tags"]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from events.errors import InvalidParameterValue
-from events.logged_models import ModelParam
 from projections.filter_language import (
     LOGGED_MODELS,
     OrderBy,
@@ -23,10 +21,9 @@ from projections.logged_models import (
     logged_model_params,
     logged_model_tags,
     logged_models,
-    model_param_changed,
 )
 from projections.page_tokens import Position
-from projections.search import Dataset, MetricValues, Searchable, Values, search
+from projections.search import Dataset, MetricValues, Searchable, Values, among, search
 from projections.state import Row
 
 
@@ -127,7 +124,7 @@ def search_models(
         clauses=parse_filter(LOGGED_MODELS, filter_text),
         order_by=parse_logged_model_order_by(order_by),
         scope=[
-            logged_models.c.experiment_id.in_(list(experiment_ids)),
+            among(connection, logged_models.c.experiment_id, experiment_ids),
             logged_models.c.lifecycle_stage == ACTIVE,
         ],
         datasets=datasets,
@@ -156,15 +153,3 @@ def _of_models(connection: sa.Connection, table: sa.Table, model_ids: list[str])
     statement = sa.select(table).where(table.c.model_id.in_(model_ids))
     for row in connection.execute(statement.order_by(*table.primary_key.columns)):
         yield dict(row._mapping)
-
-
-def conflicting_model_param(
-    document: ModelDocument, given: Sequence[ModelParam]
-) -> InvalidParameterValue | None:
-    """The refusal that these params would get as the model stands, or None."""
-    stored = dict(document.params)
-    for param in given:
-        old = stored.get(param.key, param.value)
-        if old != param.value:
-            return model_param_changed(document.info["model_id"], param.key, old, param.value)
-    return None
