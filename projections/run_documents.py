@@ -25,6 +25,7 @@ from projections.search import (
     MetricValues,
     Searchable,
     Values,
+    among,
     in_view,
     search,
 )
@@ -121,7 +122,7 @@ def search_documents(
 ) -> tuple[list[RunDocument], Position | None]:
     """A page of runs, and where the next one begins. Raises InvalidParameterValue."""
     scope: list[Any] = [
-        runs.c.experiment_id.in_(list(experiment_ids)),
+        among(connection, runs.c.experiment_id, experiment_ids),
         in_view(runs.c.lifecycle_stage, view),
     ]
     page = search(

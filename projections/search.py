@@ -11,6 +11,7 @@ sorted, NaN just before them, and ±Infinity compared as the greatest and smalle
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = [
     "Searchable",
     "SortKey",
     "Values",
+    "among",
     "in_view",
     "rows_after",
     "search",
@@ -43,6 +45,9 @@ VIEW_TYPES: Mapping[str, tuple[str, ...]] = {
     "DELETED_ONLY": ("deleted",),
     "ALL": ("active", "deleted"),
 }
+
+PARAMETERS_MAX = 1_000
+"""A list of more values goes to SQLite as one parameter."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,21 @@ def in_view(column: ColumnElement[Any], view_type: str) -> ColumnElement[bool]:
             f"Invalid view type '{view_type}'; it must be one of {', '.join(VIEW_TYPES)}"
         )
     return column == stages[0] if len(stages) == 1 else column.in_(stages)
+
+
+def among(
+    connection: sa.Connection, column: ColumnElement[Any], values: Sequence[str]
+) -> ColumnElement[bool]:
+    """The condition that a column is one of these values, however many they are.
+
+    A database takes a limited number of parameters in one statement (SQLite 250,000), and a client
+    may name as many experiments as its request can hold.
+    """
+    distinct = sorted(set(values))
+    if len(distinct) <= PARAMETERS_MAX or connection.dialect.name != "sqlite":
+        return column.in_(distinct)
+    listed = sa.func.json_each(json.dumps(distinct)).table_valued("value")
+    return column.in_(sa.select(listed.c.value))
 
 
 def rows_after(

@@ -12,7 +12,7 @@ from events.errors import InvalidParameterValue
 from projections import search_plan
 from projections.filter_language import RUNS, OrderBy, parse_filter, parse_order_by
 from projections.page_tokens import Position
-from projections.search import Page, in_view, search
+from projections.search import Page, among, in_view, search
 from tests import search_tables as tables
 from tests.search_data import (
     INF,
@@ -115,6 +115,25 @@ def test_a_full_search_of_every_clause_is_answered() -> None:
         text = " AND ".join(["params.p = 'a'"] * 49 + [f"run_id IN ({ids})"])
         order = [f"metrics.m{number} DESC" for number in range(20)]
         assert find_runs(connection, ["1"], text, "ALL", order, 1) == ["x7"]
+    engine.dispose()
+
+
+def test_any_number_of_experiments_can_be_named() -> None:
+    """More ids than a statement takes parameters are one parameter, and find the same."""
+    engine = empty_database()
+    with engine.connect() as connection:
+        for experiment_id in ("1", "7", "299999", "300001"):
+            tables.put_run(connection, Run(f"r{experiment_id}", experiment_id))
+        for count in (8, 1001, 300_000):
+            ids = [str(number) for number in range(count)]
+            page = search(
+                connection,
+                RUN_SEARCH,
+                clauses=(),
+                scope=[among(connection, tables.runs.c.experiment_id, [*ids, "7"])],
+                limit=10,
+            )
+            assert set(page.ids) == {"r1", "r7"} | ({"r299999"} if count == 300_000 else set())
     engine.dispose()
 
 
