@@ -175,10 +175,7 @@ class Sealer:
             connection.interrupt()
 
     def close(self) -> None:
-        """Frees DuckDB and the lock."""
-        if self._duckdb is not None:
-            self._duckdb.close()
-            self._duckdb = None
+        """Gives up the lock of views that were being made."""
         self._held.close()
         self._held_generation = None
 
@@ -192,14 +189,20 @@ class Sealer:
         if found is None:
             with self._views.write() as connection:
                 found = create_generation(connection)
-        if not self._building:
-            with generation_lock(self._lake, found):
-                yield found
-            return
-        if self._held_generation != found:
-            self._held.enter_context(generation_lock(self._lake, found))
-            self._held_generation = found
-        yield found
+        with contextlib.ExitStack() as held:
+            if not self._building:
+                held.enter_context(generation_lock(self._lake, found))
+            elif self._held_generation != found:
+                self._held.enter_context(generation_lock(self._lake, found))
+                self._held_generation = found
+            # Memory and temporary files are given back before the lock is.
+            held.callback(self._close_duckdb)
+            yield found
+
+    def _close_duckdb(self) -> None:
+        if self._duckdb is not None:
+            self._duckdb.close()
+            self._duckdb = None
 
     @contextlib.contextmanager
     def _transaction(self, generation: str) -> Iterator[sa.Connection]:
@@ -211,6 +214,7 @@ class Sealer:
             yield connection
 
     def _cursor(self, generation: str) -> DuckDB:
+        """DuckDB for this round; who has the lock is the only one that has it open."""
         if self._duckdb is None:
             spill = self._lake / f"{SPILL}{generation}"
             shutil.rmtree(spill, ignore_errors=True)
