@@ -46,6 +46,8 @@ def read_journal(path: Path) -> list[Told]:
         if note["phase"] == "send":
             one.sent += 1
             one.body = note["body"]
+        elif note["phase"] == "unsent":
+            one.sent -= 1
         elif note["phase"] == "answer":
             one.statuses.append(note["status"])
     return list(told.values())
@@ -128,7 +130,7 @@ def complaints_about_runs(journal: Iterable[Told], names: Counter[str]) -> Itera
 def judge(wire: Wire, experiment_id: str, journals: Iterable[list[Told]]) -> list[str]:
     """Every complaint about every operation of every writer."""
     names = Counter(run["info"]["run_name"] for run in wire.runs(experiment_id))
-    complaints = []
+    complaints: list[str] = []
     for journal in journals:
         complaints += complaints_about_runs(journal, names)
         by_run: dict[str, list[Told]] = {}

@@ -124,6 +124,13 @@ class Writer:
             self._note(what, "send", body=what.body)
             try:
                 reply = self._wire.post(what.path, what.body)
+            except ConnectionRefusedError:
+                # Nobody was there to take it, so the next send is still the first.
+                self._note(what, "unsent")
+                time.sleep(PAUSE_S)
+                if self.stopping.is_set():
+                    return None
+                continue
             except (OSError, http.client.HTTPException, ValueError):
                 self._note(what, "lost")
                 time.sleep(PAUSE_S)
