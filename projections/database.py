@@ -81,10 +81,10 @@ class Views:
         if not self.path.exists():
             return False
         try:
-            with self._current().reader.connect() as connection:
-                return _stored_fingerprint(connection) == self.fingerprint
+            self._current()
         except (sa.exc.DatabaseError, TemporarilyUnavailable):
             return False
+        return True
 
     def _current(self) -> _Opened:
         """The engines of the file that is there now."""
@@ -98,6 +98,14 @@ class Views:
                 return opened
             self._close_opened()
             reader = open_engine(self.path, synchronous="NORMAL", read_only=True, cache_mb=8)
+            with reader.connect() as connection:
+                made_with = _stored_fingerprint(connection)
+            if made_with != self.fingerprint:
+                # Rows of other folds must not be answered; the projector replaces the file.
+                reader.dispose()
+                raise TemporarilyUnavailable(
+                    "The views are being made from the log again. Try again shortly."
+                )
             writer = open_engine(
                 self.path, synchronous="NORMAL", secure_delete=True, cache_mb=16, pool_size=2
             )
@@ -144,11 +152,8 @@ class Views:
         return found
 
     def require_current(self) -> None:
-        """Raises TemporarilyUnavailable where the file was made by other code or another log."""
-        if not self._is_current():
-            raise TemporarilyUnavailable(
-                "The views are being made from the log. Try again shortly."
-            )
+        """Raises TemporarilyUnavailable where there are no views, or ones of other code."""
+        self._current()
 
     def _close_opened(self) -> None:
         if self._opened is not None:

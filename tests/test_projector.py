@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from events.codec import Series, make_block
+from events.errors import TemporarilyUnavailable
 from events.event import NewEvent
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.memory_log import MemoryLog
@@ -263,6 +264,9 @@ def test_views_of_other_code_or_another_log_are_made_again(tmp_path: Path) -> No
     assert first.create()
     assert not first.create()
     second = Views(tmp_path / "views.db", "log-b")
+    with pytest.raises(TemporarilyUnavailable, match="again"):
+        second.checkpoints()
     assert second.create()
+    assert second.checkpoints()["journal"].position == 0
     first.close()
     second.close()
