@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import workers.gc
+import workers.maintenance
 from events.errors import RunfoldError
 from events.experiments import (
     EXPERIMENT_DELETED,
@@ -49,6 +50,12 @@ def home(tmp_path: Path) -> Iterator[Home]:
     opened.fold()
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else opens these files."""
+    monkeypatch.setattr(workers.maintenance, "GRACE_S", 0.0)
 
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32

@@ -8,7 +8,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from events.errors import TemporarilyUnavailable
@@ -24,6 +24,7 @@ GRACE_S = 1.0
 """A process that was opening the old file when it was replaced is through with that by then."""
 STUCK_S = 60.0
 """Another process that holds the projector's lock and folds nothing for so long is stuck."""
+BETWEEN_STEPS = 20
 STEP_EVENTS: dict[Lane, int] = {"journal": 2_000, "points": 256}
 
 
@@ -54,7 +55,7 @@ def fold_to_head(log: Log, views: Views, label: str = "folding") -> None:
 
     Where a server runs its projector does it; where none does, this process folds.
     """
-    heads = {lane: log.head(lane) for lane in LANES}
+    heads = heads_of(log)
     moved_at = time.monotonic()
     folded = -1
     progress: Progress | None = None
@@ -92,6 +93,46 @@ def _fold_here(log: Log, views: Views, label: str) -> None:
     Projector(log, views).catch_up(lambda _lane, count: progress.add(count))
     progress.finish()
     _refuse_stopped(views)
+
+
+def fold_up_to(
+    log: Log,
+    views: Views,
+    targets: Mapping[Lane, int],
+    label: str,
+    between: Callable[[], None] = lambda: None,
+) -> None:
+    """Folds views that nobody else folds up to these positions and no further, the journal first.
+
+    `between` is called now and then, to keep what piles up small. Raises MaintenanceError where an
+    event can't be folded.
+    """
+    checkpoints = views.checkpoints()
+    left = sum(max(0, targets[lane] - checkpoints[lane].position) for lane in LANES)
+    progress = Progress(label, left, "events")
+    projector = Projector(log, views)
+    steps = 0
+    for lane in LANES:
+        while (missing := targets[lane] - views.checkpoints()[lane].position) > 0:
+            count = projector.step(lane, min(missing, STEP_EVENTS[lane]))
+            if count == 0:
+                _refuse_stopped(views)
+                raise MaintenanceError(f"the log ends before {lane} {targets[lane]}")
+            progress.add(count)
+            steps += 1
+            if steps % BETWEEN_STEPS == 0:
+                between()
+    progress.finish()
+
+
+def heads_of(log: Log) -> dict[Lane, int]:
+    """Where the lanes of the log stand."""
+    return {lane: log.head(lane) for lane in LANES}
+
+
+def folded_to(views: Views) -> dict[Lane, int]:
+    """How far the lanes are folded into these views."""
+    return {lane: checkpoint.position for lane, checkpoint in views.checkpoints().items()}
 
 
 def _refuse_stopped(views: Views) -> None:
