@@ -84,11 +84,11 @@ def search(
         tuple(datasets),
     )
     plan = plan_search(connection, searchable, clauses, asked.order_by, scope, limit)
-    if plan.walk is not None and (after is None or after[0] == _NUMBERS):
+    if plan.walk is not None and (after is None or after[0] == _PRESENT):
         found = _fetch(connection, _query(asked, plan), limit, after)
         if len(found) > limit:
             return _page(searchable, found, limit)
-        # The page reaches behind the rows that have a number; all rows are needed for it.
+        # The page reaches behind the rows that have a value; all rows are needed for it.
     found = _fetch(connection, _query(asked, Plan(plan.driver)), limit, after)
     return _page(searchable, found, limit)
 
@@ -146,7 +146,7 @@ def rows_after(
 
 # How rows are classed when sorted by something that not all have. The class sorts ascending,
 # whichever way the value does.
-_NUMBERS, _NANS, _NOTHING = 0, 1, 2
+_PRESENT, _NANS, _NOTHING = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _query(asked: _Asked, plan: Plan) -> _Query:
     if plan.walk is not None:
         source = plan.walk.table.join(source, plan.walk.owner == searchable.id)
         conditions.extend(plan.walk.conditions)
-        keys = [SortKey(sa.literal_column(str(_NUMBERS), sa.Integer), fixed=True), plan.walk.key]
+        keys = [SortKey(sa.literal_column(str(_PRESENT), sa.Integer), fixed=True), plan.walk.key]
         order_by = order_by[1:]
     for number, order in enumerate(order_by):
         by = _sorted_by(searchable, order, number)
@@ -277,7 +277,7 @@ def _sorted_by_metric(searchable: Searchable, order: OrderBy, number: int) -> _S
     ]
     if metrics.is_nan is not None:
         whens.append((joined.c[metrics.is_nan.name] == sa.true(), _NANS))
-    return _Sorted([SortKey(sa.case(*whens, else_=_NUMBERS)), value], joined, on)
+    return _Sorted([SortKey(sa.case(*whens, else_=_PRESENT)), value], joined, on)
 
 
 def _newest_metric(metrics: MetricValues, order: OrderBy) -> sa.Select[Any]:
@@ -296,5 +296,5 @@ def _newest_metric(metrics: MetricValues, order: OrderBy) -> sa.Select[Any]:
 
 
 def _nulls_last(expression: ColumnElement[Any], ascending: bool) -> list[SortKey]:
-    missing = sa.case((expression.is_(None), 1), else_=0)
+    missing = sa.case((expression.is_(None), _NOTHING), else_=_PRESENT)
     return [SortKey(missing), SortKey(expression, ascending)]

@@ -64,7 +64,7 @@ class SortKey:
 
 @dataclass(frozen=True)
 class Walk:
-    """The index of the metric to sort by: rows in order, but only those that have a number.
+    """The index of what is sorted by: rows in order, but only those that have a value.
 
     `clauses` are those about the same metric, which `conditions` hold already.
     """
@@ -163,10 +163,18 @@ def _walk(
     clauses: Sequence[Clause],
     order_by: Sequence[OrderBy],
 ) -> Walk | None:
-    """The walk along the metric that is sorted by first, if it has an index."""
-    if not order_by or order_by[0].kind != "metric":
+    """The walk along what is sorted by first, if it has an index."""
+    if not order_by or order_by[0].kind == "attribute":
         return None
-    order, metrics = order_by[0], metrics_of(searchable)
+    if order_by[0].kind == "metric":
+        return _metric_walk(dialect, searchable, clauses, order_by[0])
+    return _text_walk(dialect, searchable, order_by[0])
+
+
+def _metric_walk(
+    dialect: str, searchable: Searchable, clauses: Sequence[Clause], order: OrderBy
+) -> Walk | None:
+    metrics = metrics_of(searchable)
     if not metrics.by_value or metrics.is_nan is None:
         return None
     table = metrics.table.alias("walked")
@@ -180,6 +188,23 @@ def _walk(
         SortKey(value, order.ascending),
         (column[metrics.key.name] == order.key, is_nan == sa.false(), *conditions),
         tuple(clause for clause in about if clause.comparator != "!="),
+    )
+
+
+def _text_walk(dialect: str, searchable: Searchable, order: OrderBy) -> Walk | None:
+    values = searchable.params if order.kind == "param" else searchable.tags
+    if values is None or not values.by_value or not isinstance(values.source, sa.Table):
+        return None
+    if values.key is None:
+        return None
+    table = values.source.alias("walked")
+    column = table.c
+    return Walk(
+        table,
+        _unindexed(dialect, column[str(values.owner.key)]),
+        SortKey(column[str(values.value.key)], order.ascending),
+        (column[str(values.key.key)] == order.key,),
+        (),
     )
 
 
