@@ -120,7 +120,11 @@ def on_datasets(metrics: MetricValues, datasets: Sequence[Dataset]) -> ColumnEle
 def compare(dialect: str, column: ColumnElement[Any], clause: Clause) -> ColumnElement[bool]:
     """The condition that a column, which is no metric, is what a clause asks for."""
     if clause.comparator in _NUMERIC_OPERATORS:
-        return _NUMERIC_OPERATORS[clause.comparator](column, clause.value)
+        value: Any = clause.value
+        if isinstance(value, float):
+            # As a double, also where the column holds integers: 0.5 must not become 0 or 1.
+            value = sa.literal(value, sa.Double())
+        return _NUMERIC_OPERATORS[clause.comparator](column, value)
     if isinstance(clause.value, tuple):
         among = column.in_(clause.value)
         return among if clause.comparator == "IN" else ~among
