@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from events.codec import Block, encode_block, join_blocks
+from events.codec import Block, decode_block, encode_block, join_blocks
 from events.event import Event
 from events.metrics import POINTS_LOGGED, block_of
 from events.runs import RUN_BATCH_LOGGED, RUN_CREATED, RUN_PURGED, RunBatchLogged
@@ -51,6 +51,8 @@ blocks = sa.Table(
 An id is never used again, so that the sealer removes no block but those it has sealed; its index
 holds what it asks for at each round."""
 
+SMALL_BLOCKS_MAX = 16
+"""So many smaller blocks of a run become one."""
 _COLLECTED = "points"
 
 
@@ -104,6 +106,22 @@ def finish(state: State) -> None:
         ),
         rows,
     )
+    for run_id in {row[0] for row in rows if row[1] < KEEP_BLOCK_FROM_POINTS}:
+        _join_small_blocks(state.connection, run_id)
+
+
+def _join_small_blocks(connection: sa.Connection, run_id: str) -> None:
+    """Makes one block of a run's small ones when there are many: a run that logs a point a request
+    would otherwise leave thousands, each to be opened by every reader of its history."""
+    small = (blocks.c.run_id == run_id, blocks.c.points < KEEP_BLOCK_FROM_POINTS)
+    ids = list(connection.execute(sa.select(blocks.c.block_id).where(*small)).scalars())
+    if len(ids) < SMALL_BLOCKS_MAX:
+        return
+    found = connection.execute(sa.select(blocks.c.data).where(*small)).scalars()
+    joined = join_blocks([decode_block(data) for data in found])
+    connection.execute(sa.delete(blocks).where(*small))
+    row = {"run_id": run_id, "points": len(joined), "data": encode_block(joined)}
+    connection.execute(sa.insert(blocks), row)
 
 
 def _block_rows(run_id: str, given: list[tuple[Block, bytes]]) -> Iterator[tuple[str, int, bytes]]:
@@ -136,7 +154,7 @@ def _move_latest(state: State, run_id: str, block: Block) -> None:
         new = (
             int(block.steps[place]),
             int(block.timestamps[place]),
-            0.0 if is_nan else value,
+            0.0 if is_nan else value + 0.0,  # of -0.0 and 0.0, equal to all, one is stored
             is_nan,
         )
         old = rows.get(run_id, key)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from events.codec import Series, make_block
+from events.codec import Series, decode_block, make_block
 from events.errors import TemporarilyUnavailable
 from events.event import NewEvent
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
@@ -26,7 +26,7 @@ from events.runs import (
     RunTag,
 )
 from projections.database import Views
-from projections.metrics import latest_metrics
+from projections.metrics import blocks, latest_metrics
 from projections.runs import params, runs, tags
 from projections.schema import rejections
 from workers.projector import AlreadyRunning, Projector, projector_lock
@@ -270,3 +270,17 @@ def test_views_of_other_code_or_another_log_are_made_again(tmp_path: Path) -> No
     assert second.checkpoints()["journal"].position == 0
     first.close()
     second.close()
+
+
+def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: Views) -> None:
+    """Small blocks are joined as they come; no point is lost or doubled by that."""
+    log = MemoryLog()
+    log.append([experiment("1", "e"), run("r")])
+    projector = Projector(log, views)
+    for step in range(300):
+        log.append([points("r", (step, step, float(step)))])
+        projector.step("points")
+    stored = rows(views, blocks)
+    assert len(stored) < 40
+    steps = [step for row in stored for step in decode_block(row[3]).steps.tolist()]
+    assert sorted(steps) == list(range(300))
