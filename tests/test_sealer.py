@@ -254,11 +254,11 @@ def test_retired_files_go_after_their_grace(case: LakeCase) -> None:
 
 
 def test_files_stay_few(case: LakeCase) -> None:
-    """Two hundred seals of one experiment leave a handful of files, each point rewritten rarely."""
+    """A hundred seals of one experiment leave a handful of files, each point rewritten rarely."""
     settings = SealerSettings(seal_points=1, retired_s=0.0)
     sealer = Sealer(case.views, case.lake, settings)
     logged: list[Point] = []
-    for seal in range(200):
+    for seal in range(100):
         logged += points(20, start=20 * seal)
         case.log_points("a", logged[-20:])
         sealer.round()
@@ -416,3 +416,22 @@ def test_the_sealer_runs_until_told_to_stop(case: LakeCase) -> None:
     thread.join(10)
     assert not thread.is_alive()
     check_all_there(case, "a", points(5))
+
+
+def test_an_interrupted_sealer_ends_at_once(case: LakeCase) -> None:
+    """Told to stop in the middle of a merge it drops the file, and every point is still there."""
+    logged = points(60_000)
+    for start in range(0, 60_000, 20_000):
+        case.log_points("a", logged[start : start + 20_000])
+        Sealer(case.views, case.lake, SealerSettings(merge_segments=99)).seal_all()
+    sealer = Sealer(case.views, case.lake, SMALL)
+    stop = threading.Event()
+    thread = threading.Thread(target=sealer.run, args=(stop,))
+    thread.start()
+    time.sleep(0.05)
+    stop.set()
+    sealer.interrupt()
+    thread.join(5)
+    assert not thread.is_alive()
+    Sealer(case.views, case.lake, NEVER).round()
+    check_all_there(case, "a", logged)

@@ -73,7 +73,7 @@ class SealerSettings:
     """or so many blocks,"""
     seal_age_s: float = 600.0
     """or blocks since so long."""
-    batch_points: int = 1_000_000
+    batch_points: int = 500_000
     """About so many points are sealed into one segment,"""
     batch_blocks: int = 10_000
     """from so many blocks at most."""
@@ -92,6 +92,10 @@ class SealerSettings:
 
 class _Changed(Exception):
     """What a file was made from is not there any more; the file is not used."""
+
+
+class _Interrupted(Exception):
+    """The worker ends."""
 
 
 class Sealer:
@@ -115,6 +119,8 @@ class Sealer:
         self._held = contextlib.ExitStack()
         self._held_generation: str | None = None
         self._duckdb: DuckDB | None = None
+        self._opening = threading.Lock()
+        self._interrupted = False
         self._since: dict[str, float] = {}
         self._sweep_at = 0.0
 
@@ -169,10 +175,11 @@ class Sealer:
             return count
 
     def interrupt(self) -> None:
-        """Gives up what DuckDB is doing, from another thread; `run` is told to stop beforehand."""
-        connection = self._duckdb
-        if connection is not None:
-            connection.interrupt()
+        """Gives up what is being written, from another thread; `run` is told to stop beforehand."""
+        self._interrupted = True
+        with self._opening:
+            if self._duckdb is not None:
+                self._duckdb.interrupt()
 
     def close(self) -> None:
         """Gives up the lock of views that were being made."""
@@ -200,9 +207,10 @@ class Sealer:
             yield found
 
     def _close_duckdb(self) -> None:
-        if self._duckdb is not None:
-            self._duckdb.close()
-            self._duckdb = None
+        with self._opening:
+            if self._duckdb is not None:
+                self._duckdb.close()
+                self._duckdb = None
 
     @contextlib.contextmanager
     def _transaction(self, generation: str) -> Iterator[sa.Connection]:
@@ -215,13 +223,16 @@ class Sealer:
 
     def _cursor(self, generation: str) -> DuckDB:
         """DuckDB for this round; who has the lock is the only one that has it open."""
-        if self._duckdb is None:
-            spill = self._lake / f"{SPILL}{generation}"
-            shutil.rmtree(spill, ignore_errors=True)
-            self._duckdb = open_duckdb(
-                memory_mb=self._settings.memory_mb, threads=self._settings.threads, temp=spill
-            )
-        return self._duckdb
+        if self._interrupted:
+            raise _Interrupted("the sealer was told to stop")
+        with self._opening:
+            if self._duckdb is None:
+                spill = self._lake / f"{SPILL}{generation}"
+                shutil.rmtree(spill, ignore_errors=True)
+                self._duckdb = open_duckdb(
+                    memory_mb=self._settings.memory_mb, threads=self._settings.threads, temp=spill
+                )
+            return self._duckdb
 
     def _pending(self) -> dict[str, Pending]:
         with self._views.read() as connection:
