@@ -33,7 +33,7 @@ class Settings:
     x_frame_options: str = "SAMEORIGIN"
     disable_security_middleware: bool = False
     wait_max_s: float = 10.0
-    seal_points: int = 1_000_000
+    seal_points: int = 250_000
     seal_age_s: float = 600.0
     log_level: str = "info"
 
