@@ -78,8 +78,8 @@ class SqliteLog:
         self._append_lock = threading.Lock()
         self._append_connection: Any = self._writer.raw_connection()
         # Heads are asked for at every read: one plain connection spares the pool's way.
-        self._head_lock = threading.Lock()
-        self._head_connection: Any = self._reader.raw_connection()
+        self._read_lock = threading.Lock()
+        self._read_connection: Any = self._reader.raw_connection()
 
     def _prepare(self) -> LogIdentity:
         with self._writer.begin() as connection:
@@ -176,23 +176,24 @@ class SqliteLog:
 
     def read(self, lane: Lane, after: int, limit: int) -> list[Event]:
         """See Log.read."""
-        with self._reader.connect() as connection:
-            rows = connection.exec_driver_sql(
-                f"SELECT {_COLUMNS} FROM {lane} WHERE position > ? ORDER BY position LIMIT ?",
-                (after, limit),
-            ).all()
+        rows = self._fetch(
+            f"SELECT {_COLUMNS} FROM {lane} WHERE position > ? ORDER BY position LIMIT ?",
+            (after, limit),
+        )
         return [self._event(lane, row) for row in rows]
 
     def head(self, lane: Lane) -> int:
         """See Log.head."""
-        with self._head_lock:
-            cursor = self._head_connection.cursor()
+        return int(self._fetch(f"SELECT max(position) FROM {lane}")[0][0] or 0)
+
+    def _fetch(self, statement: str, parameters: tuple[int, ...] = ()) -> list[Any]:
+        with self._read_lock:
+            cursor = self._read_connection.cursor()
             try:
-                cursor.execute(f"SELECT max(position) FROM {lane}")
-                row = cursor.fetchone()
+                cursor.execute(statement, parameters)
+                return list(cursor.fetchall())
             finally:
                 cursor.close()
-        return int(row[0] or 0)
 
     def about(self, lane: Lane, subject: str) -> Iterator[Event]:
         """See Log.about. Reads a page at a time, so that a long history costs no memory."""
@@ -291,7 +292,7 @@ class SqliteLog:
 
     def close(self) -> None:
         """See Log.close."""
-        self._head_connection.close()
+        self._read_connection.close()
         self._append_connection.close()
         self._reader.dispose()
         self._writer.dispose()

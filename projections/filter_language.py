@@ -68,7 +68,8 @@ class Language:
 
     `attributes` and `datasets` name every key there is; `keyed` holds the kinds whose keys the
     user chose. `aliases` are other spellings of an attribute. `bare_texts` allows a text value
-    without quotes, as in `params.lr = 0.01`.
+    without quotes, as in `params.lr = 0.01`. `orders_once` refuses an order that names a field
+    twice.
     """
 
     entities: str
@@ -80,6 +81,7 @@ class Language:
     orderable_kinds: frozenset[Kind] = frozenset({"attribute"})
     not_orderable: frozenset[str] = frozenset()
     bare_texts: bool = False
+    orders_once: bool = False
 
 
 _NUMERIC = ("=", "!=", "<", "<=", ">", ">=")
@@ -133,6 +135,7 @@ RUNS = Language(
     orderable_kinds=frozenset({"attribute", "metric", "param", "tag"}),
     # MLflow's client sends these only in filters, and its server refuses them in an order.
     not_orderable=frozenset({"run name", "Run name", "Run Name"}),
+    orders_once=True,
 )
 
 EXPERIMENTS = Language(
@@ -218,7 +221,8 @@ def parse_order_by(language: Language, texts: Iterable[str]) -> tuple[OrderBy, .
         keys.append(_parse_key(language, text))
         if len(keys) > ORDER_BY_MAX:
             raise InvalidParameterValue(f"order_by holds more than {ORDER_BY_MAX} keys")
-    _check_order_once(keys)
+    if language.orders_once:
+        _check_order_once(keys)
     return tuple(keys)
 
 

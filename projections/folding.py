@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from events.errors import ResourceDoesNotExist, RunfoldError
 from events.event import Event, Lane
+from events.experiments import EXPERIMENT_RENAMED
 from events.log import PURGED_TYPES
 from projections.catalog import EVENT_TYPES, VIEWS
 from projections.schema import checkpoints, purged, rejections
@@ -38,19 +39,31 @@ class Checkpoint:
 
 def read_checkpoint(connection: sa.Connection, lane: Lane) -> Checkpoint:
     """The lane's checkpoint; zeros for a lane that was never folded."""
-    row = connection.exec_driver_sql(
-        "SELECT position, lifecycle, rejected, stopped FROM checkpoints WHERE lane = ?", (lane,)
+    found = connection.execute(
+        sa.select(
+            checkpoints.c.position,
+            checkpoints.c.lifecycle,
+            checkpoints.c.rejected,
+            checkpoints.c.stopped,
+        ).where(checkpoints.c.lane == lane)
     ).first()
-    return Checkpoint() if row is None else Checkpoint(*row)
+    return Checkpoint() if found is None else Checkpoint(*found)
 
 
-def fold_batch(connection: sa.Connection, lane: Lane, events: Sequence[Event]) -> Checkpoint:
+def fold_batch(
+    connection: sa.Connection,
+    lane: Lane,
+    events: Sequence[Event],
+    before: Checkpoint | None = None,
+) -> Checkpoint:
     """Folds events, which must follow the lane's checkpoint, and returns the new checkpoint.
 
-    The caller commits. An event that is unknown or can't be folded ends the batch: what came
+    `before` is that checkpoint where the caller has read it in this transaction. The caller
+    commits. An event that is unknown or can't be folded ends the batch: what came
     before it is kept, and the checkpoint says why and where folding stopped.
     """
-    before = read_checkpoint(connection, lane)
+    if before is None:
+        before = read_checkpoint(connection, lane)
     state = State(connection)
     position, lifecycle, rejected = before.position, before.lifecycle, before.rejected
     stopped: str | None = None
@@ -58,9 +71,8 @@ def fold_batch(connection: sa.Connection, lane: Lane, events: Sequence[Event]) -
         if event.position <= position:
             raise ValueError(f"{lane} {event.position} comes after checkpoint {position}")
         try:
-            accepted = _fold_event(state, event)
+            accepted = _fold_whole(state, event)
         except Exception as error:
-            state.undo_event()
             stopped = f"{lane} {event.position} ({event.type} v{event.version}): {error!r}"
             break
         position = event.position
@@ -68,9 +80,7 @@ def fold_batch(connection: sa.Connection, lane: Lane, events: Sequence[Event]) -
             rejected = position
         elif (event.type, event.version) in _LIFECYCLE:
             lifecycle = position
-    for view in VIEWS:
-        if view.finish is not None:
-            view.finish(state)
+    _finish(state)
     after = Checkpoint(position, lifecycle, rejected, stopped)
     if after != before:
         state.rows(checkpoints).put(
@@ -86,7 +96,36 @@ def fold_batch(connection: sa.Connection, lane: Lane, events: Sequence[Event]) -
     return after
 
 
+def _finish(state: State) -> None:
+    for view in VIEWS:
+        if view.finish is not None:
+            view.finish(state)
+
+
+def _fold_whole(state: State, event: Event) -> bool:
+    """Folds one event; where that fails unexpectedly, nothing of it is left in the state."""
+    if (event.type, event.version) not in _SET_BASED:
+        try:
+            return _fold_event(state, event)
+        except Exception:
+            state.undo_event()
+            raise
+    _finish(state)
+    state.flush()
+    try:
+        with state.connection.begin_nested(), state.set_based():
+            accepted = _fold_event(state, event)
+            state.flush()
+            return accepted
+    except Exception:
+        state.forget()
+        raise
+
+
 _LIFECYCLE = {(t.name, t.version) for t in EVENT_TYPES if t.lifecycle}
+_SET_BASED = _LIFECYCLE | {(EXPERIMENT_RENAMED.name, EXPERIMENT_RENAMED.version)}
+"""The events whose folds run statements over many rows, which no undo takes back: each is folded
+in a savepoint of its own."""
 _TYPES = {(t.name, t.version): t for t in EVENT_TYPES}
 
 
@@ -121,6 +160,17 @@ def _fold_event(state: State, event: Event) -> bool:
         state.execute(sa.delete(rejections).where(rejections.c.subject == event.subject))
     state.keep_event()
     return True
+
+
+def rejected_between(
+    connection: sa.Connection, first: int, last: int
+) -> dict[int, tuple[str, str]]:
+    """(error code, message) by position of the journal's events that were rejected, from `first`
+    to `last`."""
+    rows = connection.execute(
+        sa.select(rejections).where(rejections.c.position.between(first, last))
+    )
+    return {row.position: (row.error_code, row.message) for row in rows}
 
 
 def purged_error(subject: str) -> RunfoldError:

@@ -98,7 +98,7 @@ def finish(state: State) -> None:
         rows.extend(_block_rows(run_id, given))
     if not rows:
         return
-    state.connection.exec_driver_sql(
+    state.write_many(
         str(
             sa.insert(blocks).compile(
                 dialect=state.connection.dialect, column_keys=["run_id", "points", "data"]

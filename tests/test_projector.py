@@ -12,7 +12,12 @@ import sqlalchemy as sa
 from events.codec import Series, decode_block, make_block
 from events.errors import TemporarilyUnavailable
 from events.event import NewEvent
-from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
+from events.experiments import (
+    EXPERIMENT_CREATED,
+    EXPERIMENT_DELETED,
+    ExperimentCreated,
+    ExperimentDeleted,
+)
 from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED, Point
 from events.runs import (
@@ -25,6 +30,7 @@ from events.runs import (
     RunDeleted,
     RunTag,
 )
+from projections import folding
 from projections.database import Views
 from projections.metrics import blocks, latest_metrics
 from projections.runs import params, runs, tags
@@ -284,3 +290,25 @@ def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: Views) -> None:
     assert len(stored) < 40
     steps = [step for row in stored for step in decode_block(row[3]).steps.tolist()]
     assert sorted(steps) == list(range(300))
+
+
+def test_half_a_deletion_is_never_kept(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an event that changes many rows at once fails half way, all of it is taken back."""
+    log = folded(views, experiment("1", "e"), run("a"))
+
+    def broken(_state: Any, _event: Any, _data: Any) -> None:
+        raise OSError("half way")
+
+    key = ("experiment.deleted", 1)
+    with monkeypatch.context() as patch:
+        folds = folding._FOLDS[key]
+        patch.setitem(folding._FOLDS, key, [*folds, broken])
+        log.append([run("b"), EXPERIMENT_DELETED.new("1", ExperimentDeleted(), time=9), run("c")])
+        Projector(log, views).catch_up()
+        assert views.checkpoints()["journal"].position == 3
+        assert "half way" in str(views.checkpoints()["journal"].stopped)
+        assert {row[7] for row in rows(views, runs)} == {"active"}
+        assert len(rows(views, runs)) == 2
+    Projector(log, views).catch_up()
+    assert {row[7] for row in rows(views, runs)} == {"deleted"}
+    assert len(rows(views, runs)) == 2

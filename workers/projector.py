@@ -79,16 +79,16 @@ class Projector:
         """Folds the next batch of a lane; returns how many events were folded."""
         if time.monotonic() < self._retry_at[lane]:
             return 0
-        with self._views.read() as connection:
-            before = read_checkpoint(connection, lane)
-        events = self._log.read(lane, before.position, limit or BATCH_EVENTS[lane])
+        after_position = self._views.checkpoints()[lane].position
+        events = self._log.read(lane, after_position, limit or BATCH_EVENTS[lane])
         if not events:
             return 0
         with self._views.write() as connection:
+            before = read_checkpoint(connection, lane)
             # Another file of views may have taken this one's place since the look above.
-            if read_checkpoint(connection, lane).position != before.position:
+            if before.position != after_position:
                 return 1
-            after = fold_batch(connection, lane, events)
+            after = fold_batch(connection, lane, events, before)
         if after.stopped is not None:
             self._retry_at[lane] = time.monotonic() + RETRY_STOPPED_S
             if self._stopped.get(lane) != after.stopped:
