@@ -281,13 +281,14 @@ def test_so_many_values_in_lists_and_no_more() -> None:
 
 
 def test_so_many_keys_to_sort_by_and_no_more() -> None:
-    """An order has at most twenty keys, and names none of them twice."""
+    """An order has at most twenty keys; that of runs names none of them twice, as in MLflow."""
     keys = [f"metrics.m{number}" for number in range(ORDER_BY_MAX)]
     assert len(parse_order_by(RUNS, keys)) == ORDER_BY_MAX
     with pytest.raises(InvalidParameterValue, match=str(ORDER_BY_MAX)):
         parse_order_by(RUNS, [*keys, "start_time"])
     with pytest.raises(InvalidParameterValue, match="more than once"):
         parse_order_by(RUNS, ["created", "start_time DESC"])
+    assert len(parse_order_by(EXPERIMENTS, ["name", "name DESC"])) == 2
     with pytest.raises(InvalidParameterValue, match=str(ORDER_BY_MAX)):
         parse_logged_model_order_by([{"field_name": "name"}] * (ORDER_BY_MAX + 1))
 
