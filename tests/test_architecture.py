@@ -61,6 +61,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
     ),
     "projections": (
         "catalog",
+        "comparison",
         "database",
         "filter_language",
         "filter_tokens",
@@ -70,6 +71,8 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "lifecycle",
         "model_documents",
         "page_tokens",
+        "purges",
+        "replacement",
         "run_documents",
         "schema",
         "scrubbing",

@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from events.codec import Series, make_block
 from events.metrics import POINTS_LOGGED
 from events.runs import RUN_BATCH_LOGGED, RUN_DELETED, Param, RunBatchLogged, RunDeleted
+from projections.purges import Choice
 from tests.homes import Home, open_home
 from workers.cli import main
 from workers.events_command import Printer, Selection, printable, run_events
 from workers.gc import run_gc
-from workers.purge_choice import Choice
 
 A, B = "a" * 32, "b" * 32
 

@@ -30,11 +30,11 @@ from events.runs import (
     RunRestored,
 )
 from projections.database import Views, make_empty
+from projections.purges import Choice, Chosen, choose
 from tests.homes import Home, content, open_home
 from workers.gc import parse_age, run_gc
 from workers.maintenance import MaintenanceError, maintenance_lock
 from workers.projector import Projector
-from workers.purge_choice import Choice, Chosen, choose
 
 
 @pytest.fixture

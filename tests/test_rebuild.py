@@ -15,12 +15,13 @@ from events.event import NewEvent
 from events.runs import RUN_BATCH_LOGGED, RUN_DELETED, Param, RunBatchLogged, RunDeleted
 from projections.catalog import VIEWS
 from projections.database import Views
+from projections.purges import Choice
+from projections.replacement import NAMES
 from tests.homes import Home, content, open_home
 from workers.gc import run_gc
 from workers.maintenance import MaintenanceError, maintenance_lock
 from workers.projector import Projector, projector_lock
-from workers.purge_choice import Choice
-from workers.rebuild import NAMES, run_rebuild
+from workers.rebuild import run_rebuild
 from workers.sealer import Sealer
 
 A, B = "a" * 32, "b" * 32

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import msgspec
-import sqlalchemy as sa
 
 from events.catalog import EVENT_TYPES
 from events.codec import Block
@@ -25,7 +23,7 @@ from events.metrics import number_text
 from events.runs import RUN_CREATED
 from events.settings import SettingError
 from projections.database import Views
-from projections.schema import rejections
+from projections.folding import rejected_between
 from workers.options import settings_from, storage_options
 from workers.stores import opened_stores
 
@@ -45,12 +43,6 @@ _TYPES = {(event_type.name, event_type.version): event_type for event_type in EV
 _IN_EXPERIMENTS = (RUN_CREATED.name, LOGGED_MODEL_CREATED.name)
 
 
-class _Member(msgspec.Struct):
-    """What the creation of a run or model, also a scrubbed one, says of where it belongs."""
-
-    experiment_id: str = ""
-
-
 @dataclass
 class Selection:
     """Which events are wanted."""
@@ -68,11 +60,14 @@ class Selection:
         runs are the experiment's."""
         if self.experiment_id is None:
             return self.subject is None or event.subject == self.subject
-        if event.type in _IN_EXPERIMENTS:
-            member = msgspec.json.decode(event.data or b"{}", type=_Member)
-            if member.experiment_id == self.experiment_id:
-                self._members.add(event.subject)
+        if event.type in _IN_EXPERIMENTS and self._is_within(event):
+            self._members.add(event.subject)
         return event.subject == self.experiment_id or event.subject in self._members
+
+    def _is_within(self, created: Event) -> bool:
+        # A scrubbed creation still says which experiment it was in.
+        within = json.loads(created.data).get("experiment_id")
+        return bool(within == self.experiment_id)
 
 
 @dataclass(frozen=True)
@@ -99,17 +94,14 @@ class Printer:
         if not positions:
             return 0, {}
         deadline = time.monotonic() + wait_s
-        with contextlib.suppress(TemporarilyUnavailable, sa.exc.DatabaseError):
+        with contextlib.suppress(TemporarilyUnavailable):
+            self.views.require_current()
             while (folded := self.views.checkpoints()["journal"].position) < positions[-1]:
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(0.02)
-            statement = sa.select(rejections).where(
-                rejections.c.position.between(min(positions), max(positions))
-            )
             with self.views.read() as connection:
-                rows = connection.execute(statement).all()
-            return folded, {row.position: (row.error_code, row.message) for row in rows}
+                return folded, rejected_between(connection, min(positions), max(positions))
         return 0, {}
 
     def _json(self, event: Event, verdict: tuple[str, str] | None) -> str:
@@ -186,7 +178,7 @@ def data_of(event: Event, *, full: bool) -> Any:
         return None
     try:
         if event.lane == "journal":
-            return msgspec.json.decode(event.data)
+            return json.loads(event.data)
         event_type = _TYPES[(event.type, event.version)]
         return _points(event_type.decode(event.data), full)
     except (ValueError, KeyError) as error:

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
-import sqlalchemy as sa
 
 from events.artifact_uris import ArtifactRoots
 from events.blobs import BlobStore
@@ -31,7 +29,7 @@ from events.runs import RUN_CREATED, RUN_PURGED, RunPurged
 from events.settings import SettingError
 from projections.database import Views
 from projections.lake import generation_lock
-from projections.schema import purged, rejections
+from projections.purges import Choice, Chosen, choose, purged_subjects, refusal_at
 from projections.scrubbing import kept_data
 from projections.segments import generation_of
 from workers.maintenance import (
@@ -44,7 +42,6 @@ from workers.maintenance import (
 )
 from workers.options import settings_from, storage_options
 from workers.progress import Progress
-from workers.purge_choice import Choice, Chosen, choose
 from workers.sealer import Sealer, SealerSettings
 from workers.stores import opened_stores
 
@@ -53,11 +50,12 @@ SCRUB_SUBJECTS = 50
 NEVER = 1 << 60
 Echo = Callable[[str], None]
 
-_CREATED = {
-    RUN_CREATED.name: "run",
-    LOGGED_MODEL_CREATED.name: "logged model",
-    EXPERIMENT_CREATED.name: "experiment",
+_CREATED: dict[str, tuple[str, EventType[Any], str]] = {
+    RUN_CREATED.name: ("run", RUN_CREATED, "artifact_uri"),
+    LOGGED_MODEL_CREATED.name: ("logged model", LOGGED_MODEL_CREATED, "artifact_location"),
+    EXPERIMENT_CREATED.name: ("experiment", EXPERIMENT_CREATED, "artifact_location"),
 }
+"""The events that say where artifacts are: the noun, and the field that says it."""
 _NAMES = {"run": "Run", "logged model": "Logged model", "experiment": "Experiment"}
 
 
@@ -149,28 +147,20 @@ def _purge(stores: Gc, chosen: Chosen, report: Report) -> None:
     if subjects:
         fold_to_head(stores.log, stores.views, "purging")
     with stores.views.read() as connection:
-        gone = _purged_subjects(connection)
+        gone = purged_subjects(connection)
         for noun, subject in subjects:
             if subject in gone:
                 report.purged.append((noun, subject))
             else:
-                why = connection.execute(
-                    sa.select(rejections.c.message).where(
-                        rejections.c.position == positions[subject]
-                    )
-                ).scalar()
+                why = refusal_at(connection, positions[subject])
                 report.refused.append((subject, why or "it was not purged"))
     report.finished = len(gone) - len(report.purged)
-
-
-def _purged_subjects(connection: sa.Connection) -> set[str]:
-    return set(connection.execute(sa.select(purged.c.subject)).scalars())
 
 
 def _due(stores: Gc) -> list[str]:
     """Purged subjects of which the log still has data."""
     with stores.views.read() as connection:
-        gone = _purged_subjects(connection)
+        gone = purged_subjects(connection)
     return sorted(stores.log.unscrubbed(gone))
 
 
@@ -189,13 +179,6 @@ def _clean(stores: Gc, report: Report) -> None:
         report.scrubbed += stores.log.scrub(chunk, kept_data)
         progress.add(len(chunk))
     progress.finish()
-
-
-class _Location(msgspec.Struct):
-    """Where artifacts are, in the data of an event that created something."""
-
-    artifact_uri: str = ""
-    artifact_location: str = ""
 
 
 def _delete_artifacts(stores: Gc, subjects: Sequence[str]) -> int:
@@ -221,8 +204,8 @@ def _location(log: Log, subject: str) -> tuple[str, str]:
     """What the subject is and where its artifacts are; empty where the log does not tell."""
     for event in log.about("journal", subject):
         if event.type in _CREATED and not event.scrubbed:
-            found = msgspec.json.decode(event.data, type=_Location)
-            return _CREATED[event.type], found.artifact_uri or found.artifact_location
+            noun, event_type, location = _CREATED[event.type]
+            return noun, str(getattr(event_type.decode(event.data), location))
     return "", ""
 
 

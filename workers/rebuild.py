@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import sqlalchemy as sa
 
 from events.errors import TemporarilyUnavailable
-from events.event import LANES
 from events.log import Log, LogError
 from events.settings import SettingError
-from events.sqlite import open_engine
-from projections.catalog import VIEWS
 from projections.database import Views, put_in_place, remove_replaced
-from projections.folding import fold_batch, read_checkpoint
-from projections.schema import view_meta
-from projections.segments import GENERATION, LAYOUT_TABLES
+from projections.replacement import NAMES, NotReplaced, replace_view
 from workers.maintenance import (
-    STEP_EVENTS,
     MaintenanceError,
     empty_views,
     fold_up_to,
@@ -40,9 +33,6 @@ from workers.sealer import Sealer
 from workers.stores import opened_stores
 
 Echo = Callable[[str], None]
-
-NAMES = tuple(view.name for view in VIEWS if view.name != "segments")
-"""What can be rebuilt alone. How points are stored goes with the metrics."""
 
 
 def run_rebuild(
@@ -113,67 +103,7 @@ def _rebuild_one(log: Log, made: Views, live: Views, sealer: Sealer, view: str) 
     for _ in range(3):
         build(log, made, sealer, folded_to(live))
     made.close()
-    _replace_tables(log, made.path, live, view)
-
-
-def _tables_of(view: str) -> list[sa.Table]:
-    tables = [table for one in VIEWS if one.name == view for table in one.tables]
-    if view == "metrics":
-        tables += [table for table in LAYOUT_TABLES if table not in tables]
-    return tables
-
-
-def _replace_tables(log: Log, path: Path, live: Views, view: str) -> None:
-    """Replaces a view's rows in one transaction, which holds off the live projector while the last
-    events are folded into the new rows too."""
-    engine = open_engine(path, synchronous="NORMAL", cache_mb=32)
-    inode = live.path.stat().st_ino
-    try:
-        with engine.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            driver.execute("ATTACH DATABASE ? AS live", (str(live.path),))
-            driver.execute("PRAGMA live.secure_delete=ON")
-            with connection.begin():
-                if live.path.stat().st_ino != inode:
-                    raise MaintenanceError("the views were replaced meanwhile: try again")
-                _fold_rest(log, connection)
-                for table in _tables_of(view):
-                    names = ", ".join(f'"{column.name}"' for column in table.columns)
-                    connection.exec_driver_sql(f"DELETE FROM live.{table.name}")
-                    connection.exec_driver_sql(
-                        f"INSERT INTO live.{table.name} ({names}) "
-                        f"SELECT {names} FROM main.{table.name}"
-                    )
-                if view == "metrics":
-                    _take_generation(connection)
-    finally:
-        engine.dispose()
-
-
-def _fold_rest(log: Log, connection: sa.Connection) -> None:
-    for lane in LANES:
-        target = connection.exec_driver_sql(
-            "SELECT position FROM live.checkpoints WHERE lane = ?", (lane,)
-        ).scalar()
-        while True:
-            position = read_checkpoint(connection, lane).position
-            events = log.read(lane, position, min((target or 0) - position, STEP_EVENTS[lane]))
-            if position >= (target or 0) or not events:
-                break
-            stopped = fold_batch(connection, lane, events).stopped
-            if stopped is not None:
-                raise MaintenanceError(f"folding has stopped at {stopped}")
-
-
-def _take_generation(connection: sa.Connection) -> None:
-    """The files of the lake that are now the live views' are named after their maker; those of
-    before are nobody's, and the sealer deletes them."""
-    connection.exec_driver_sql(f"DELETE FROM live.{view_meta.name} WHERE name = ?", (GENERATION,))
-    connection.exec_driver_sql(
-        f"INSERT INTO live.{view_meta.name} (name, value) "
-        f"SELECT name, value FROM main.{view_meta.name} WHERE name = ?",
-        (GENERATION,),
-    )
+    replace_view(log, made.path, live.path, view)
 
 
 @click.command("rebuild")
@@ -188,5 +118,5 @@ def rebuild_command(view: str | None, **options: Any) -> None:
     try:
         with opened_stores(settings_from(options)) as stores:
             run_rebuild(stores.log, stores.views, stores.settings.lake_path, view)
-    except (MaintenanceError, LogError, SettingError) as error:
+    except (MaintenanceError, NotReplaced, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error

@@ -1,0 +1,85 @@
+"""Puts one view's rows of a database of views in the place of those of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from events.event import LANES
+from events.log import Log
+from events.sqlite import open_engine
+from projections.catalog import VIEWS
+from projections.folding import fold_batch, read_checkpoint
+from projections.schema import view_meta
+from projections.segments import GENERATION, LAYOUT_TABLES
+
+BATCH_EVENTS = 256
+
+NAMES = tuple(view.name for view in VIEWS if view.name != "segments")
+"""The views that can be replaced alone. How points are stored goes with the metrics."""
+
+
+class NotReplaced(Exception):
+    """Nothing was replaced; the message says why."""
+
+
+def _tables_of(view: str) -> list[sa.Table]:
+    tables = [table for one in VIEWS if one.name == view for table in one.tables]
+    if view == "metrics":
+        tables += [table for table in LAYOUT_TABLES if table not in tables]
+    return tables
+
+
+def replace_view(log: Log, made: Path, live: Path, view: str) -> None:
+    """Replaces a view's rows in one transaction, which holds off the live projector while the last
+    events are folded into the new rows too."""
+    engine = open_engine(made, synchronous="NORMAL", cache_mb=32)
+    inode = live.stat().st_ino
+    try:
+        with engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute("ATTACH DATABASE ? AS live", (str(live),))
+            driver.execute("PRAGMA live.secure_delete=ON")
+            with connection.begin():
+                if live.stat().st_ino != inode:
+                    raise NotReplaced("the views were replaced meanwhile: try again")
+                _fold_rest(log, connection)
+                for table in _tables_of(view):
+                    names = ", ".join(f'"{column.name}"' for column in table.columns)
+                    connection.exec_driver_sql(f"DELETE FROM live.{table.name}")
+                    connection.exec_driver_sql(
+                        f"INSERT INTO live.{table.name} ({names}) "
+                        f"SELECT {names} FROM main.{table.name}"
+                    )
+                if view == "metrics":
+                    _take_generation(connection)
+    finally:
+        engine.dispose()
+
+
+def _fold_rest(log: Log, connection: sa.Connection) -> None:
+    for lane in LANES:
+        target = connection.exec_driver_sql(
+            "SELECT position FROM live.checkpoints WHERE lane = ?", (lane,)
+        ).scalar()
+        while True:
+            position = read_checkpoint(connection, lane).position
+            events = log.read(lane, position, min((target or 0) - position, BATCH_EVENTS))
+            if position >= (target or 0) or not events:
+                break
+            stopped = fold_batch(connection, lane, events).stopped
+            if stopped is not None:
+                raise NotReplaced(f"folding has stopped at {stopped}")
+
+
+def _take_generation(connection: sa.Connection) -> None:
+    """The files of the lake that are now the live views' are named after their maker; those of
+    before are nobody's, and the sealer deletes them."""
+    connection.exec_driver_sql(f"DELETE FROM live.{view_meta.name} WHERE name = ?", (GENERATION,))
+    connection.exec_driver_sql(
+        f"INSERT INTO live.{view_meta.name} (name, value) "
+        f"SELECT name, value FROM main.{view_meta.name} WHERE name = ?",
+        (GENERATION,),
+    )
