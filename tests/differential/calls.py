@@ -35,7 +35,7 @@ class Ours:
     body: Json = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Call:
     """One request. `body` is sent as JSON, `raw` as it stands; at most one of them is given."""
 
@@ -55,6 +55,9 @@ class Call:
     def or_else(self, ours: Ours) -> "Call":
         """The same call, for which Runfold answers `ours` on purpose."""
         return replace(self, ours=ours)
+
+    def __repr__(self) -> str:
+        return self.describe()
 
     def describe(self) -> str:
         query = "&".join(f"{key}={value}" for key, value in self.query)
