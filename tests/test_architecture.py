@@ -110,7 +110,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "duckdb": ("projections/lake.py",),
     "fastapi": ("api/app.py",),
     "msgspec": ("events/*", "projections/*", "api/*"),
-    "numpy": ("events/codec.py", "projections/*", "api/metrics.py"),
+    "numpy": ("events/codec.py", "projections/*", "api/metrics.py", "api/run_logging.py"),
     "pysqlite3": ("events/sqlite.py",),
     "sqlalchemy": (
         "events/sqlite.py",
