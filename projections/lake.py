@@ -51,6 +51,8 @@ _SELECTED = {
 WRITING = ".writing"
 """The ending of a file that is not whole yet."""
 
+_SEGMENT_NAME = re.compile(r"([0-9a-f]{8})-[0-9a-f-]{36}\.parquet(\.writing)?")
+
 DuckDB = duckdb.DuckDBPyConnection
 
 
@@ -242,8 +244,8 @@ def _write(cursor: DuckDB, lake: Path, experiment_id: str, generation: str, sour
     segment_id = str(uuid_utils.uuid7())
     path = segment_path(experiment_id, generation, segment_id)
     target = lake / path
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + WRITING)
+    _create(temporary)
     columns = ", ".join(COLUMNS)
     # Sorted by every column, the same point twice is two neighbours. A window without an order
     # goes over the sorted rows as they come; DISTINCT would need memory for all of them.
@@ -254,7 +256,8 @@ def _write(cursor: DuckDB, lake: Path, experiment_id: str, generation: str, sour
         f" WHERE {differs}"
     )
     options = (
-        f"FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
+        "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, USE_TMP_FILE false,"
+        f" ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
     )
     try:
         cursor.execute(f"COPY ({query}) TO {_quoted(str(temporary))} ({options})")
@@ -270,6 +273,17 @@ def _write(cursor: DuckDB, lake: Path, experiment_id: str, generation: str, sour
         temporary.unlink(missing_ok=True)
         raise
     return Written(segment_id, path, target.stat().st_size, dict(counts))
+
+
+def _create(path: Path) -> None:
+    """An empty file, so that nobody takes its folder for an empty one and removes it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.touch()
+        except FileNotFoundError:
+            continue
+        return
 
 
 def _quoted(text: str) -> str:
@@ -296,16 +310,23 @@ def generation_lock(lake: Path, generation: str, *, wait: bool = True) -> Iterat
     """Holds the right to write and delete a generation's files; the system frees it with the
     process. Yields False where another has it and `wait` is off."""
     lake.mkdir(parents=True, exist_ok=True)
-    opened = os.open(lake / f"{LOCK}{generation}", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    path = lake / f"{LOCK}{generation}"
+    mode = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    while True:
+        opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
+            try:
+                fcntl.flock(opened, mode)
+            except BlockingIOError:
+                yield False
+                return
+            # A sweep may have removed the file between the two calls: then it locks nobody out.
+            if not path.exists() or path.stat().st_ino != os.fstat(opened).st_ino:
+                continue
             yield True
-    finally:
-        os.close(opened)
+            return
+        finally:
+            os.close(opened)
 
 
 def locked_generations(lake: Path) -> set[str]:
@@ -328,13 +349,11 @@ class Found:
 
     path: str
     generation: str
-    modified_s: float
-    """Seconds since the epoch."""
 
 
 def found_files(lake: Path) -> Iterator[Found]:
     """Every segment file in the lake, also those that are not whole."""
-    for file in lake.glob("experiment_id=*/metrics/*.parquet*"):
-        with contextlib.suppress(FileNotFoundError):
-            generation = file.name.partition("-")[0]
-            yield Found(str(file.relative_to(lake)), generation, file.stat().st_mtime)
+    for file in lake.glob("experiment_id=*/metrics/*"):
+        named = _SEGMENT_NAME.fullmatch(file.name)
+        if named is not None:
+            yield Found(str(file.relative_to(lake)), named[1])

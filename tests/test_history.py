@@ -31,7 +31,7 @@ OPERATIONS = st.lists(
 
 @pytest.fixture
 def case(tmp_path: Path) -> Iterator[LakeCase]:
-    made = LakeCase(tmp_path / "views [*?] 'x'")
+    made = LakeCase(tmp_path / "views [*?] 'x' {a,b} é")
     for run_id in ("a", "b", "c"):
         made.create_run(run_id)
     yield made

@@ -377,6 +377,38 @@ def test_a_seal_is_dropped_where_other_views_took_the_place(case: LakeCase, tmp_
     sealer.close()
 
 
+def test_only_segments_are_swept(case: LakeCase) -> None:
+    """A file that somebody put into the lake under another name is left alone."""
+    folder = case.lake / "experiment_id=1" / "metrics"
+    folder.mkdir(parents=True)
+    (folder / "mine.parquet").write_bytes(b"x")
+    (folder / f"01234567-{'0' * 36}.parquet.writing").write_bytes(b"x")
+    case.sealer.round()
+    assert [path.name for path in folder.iterdir()] == ["mine.parquet"]
+
+
+def test_a_lock_whose_file_was_swept_is_taken_anew(tmp_path: Path) -> None:
+    """Who waited for a lock and got it on a file that is gone locks the new file instead."""
+    waiting = threading.Event()
+    with generation_lock(tmp_path, "g"):
+
+        def wait() -> None:
+            with generation_lock(tmp_path, "g"):
+                waiting.set()
+                release.wait(10)
+
+        release = threading.Event()
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.1)
+        (tmp_path / ".lock-g").unlink()
+    assert waiting.wait(10)
+    with generation_lock(tmp_path, "g", wait=False) as had:
+        assert not had
+    release.set()
+    thread.join()
+
+
 def test_a_lock_is_had_once(tmp_path: Path) -> None:
     """Who asks for a generation that another works on is told so."""
     with generation_lock(tmp_path, "g") as first:
