@@ -34,11 +34,9 @@ from events.runs import (
     RunTag,
     RunUpdated,
 )
-from projections.experiments import get_experiment
-from projections.lifecycle import ACTIVE, inactive_experiment
 from projections.page_tokens import PageQuery, read_page_token, write_page_token
 from projections.run_documents import RunDocument, get_document, search_documents
-from projections.runs import RUN_NAME_TAG, get_row
+from projections.runs import RUN_NAME_TAG, created_row, get_row
 
 PREFIX = "/api/2.0/mlflow/runs"
 SEARCH_DEFAULT, SEARCH_MAX = 1_000, 50_000
@@ -98,9 +96,7 @@ async def create_run(request: Request) -> Response:
     check_experiment_id(asked.experiment_id)
     given = checked_tags(asked.tags)
     name = _run_name(asked.run_name, given)
-    experiment = await services.views.read(get_experiment, asked.experiment_id)
-    if experiment["lifecycle_stage"] != ACTIVE:
-        raise inactive_experiment(asked.experiment_id, experiment["lifecycle_stage"])
+    location = await services.gate.artifact_location(asked.experiment_id)
     run_id = new_run_id()
     if RUN_NAME_TAG not in {tag.key for tag in given}:
         given.append(RunTag(RUN_NAME_TAG, name))
@@ -109,14 +105,16 @@ async def create_run(request: Request) -> Response:
         name,
         asked.user_id or "",
         asked.start_time or 0,
-        join_uri(experiment["artifact_location"], run_id, "artifacts"),
+        join_uri(location, run_id, "artifacts"),
         given,
     )
-    await services.writer.decide(new_event(request, RUN_CREATED, run_id, created))
-    answer = run_json(await services.views.read(get_document, run_id))
-    # MLflow tells a run's outputs wherever it tells the run, but here.
-    del answer["outputs"]
-    return json_answer({"run": answer})
+    position = await services.writer.decide(new_event(request, RUN_CREATED, run_id, created))
+    # The verdict says that the run is as the event made it: there is nothing to read.
+    services.gate.opened(run_id, position)
+    ordered = sorted((tag.key, tag.value) for tag in given)
+    data = without_empty({"tags": key_values(ordered)})
+    info = info_json(created_row(run_id, created))
+    return json_answer({"run": {"info": info, "data": data, "inputs": {}}})
 
 
 def _run_name(asked: str | None, given: list[RunTag]) -> str:

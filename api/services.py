@@ -22,8 +22,9 @@ from events.group_commit import Done, GroupCommit
 from events.log import Log
 from events.settings import Settings
 from projections.database import Views
+from projections.experiments import get_experiment
 from projections.folding import Checkpoint, purged_error
-from projections.lifecycle import ACTIVE, inactive_run, unknown_run
+from projections.lifecycle import ACTIVE, inactive_experiment, inactive_run, unknown_run
 from projections.logged_models import existing_models, unknown_model
 from projections.runs import get_rows
 from projections.schema import purged, rejections
@@ -79,8 +80,10 @@ class Writer:
         self._commit.submit(events, done)
         return await future
 
-    async def decide(self, event: NewEvent) -> None:
+    async def decide(self, event: NewEvent) -> int:
         """Appends a journal event and waits for its verdict; raises the rejection.
+
+        Returns the event's position.
 
         Where folding has stopped there is no verdict to wait for: the event is durable and passed
         the checks at the door, so the call counts as accepted.
@@ -88,11 +91,12 @@ class Writer:
         (position,) = await self.append(event)
         if not await self._watch.settled(position):
             logger.warning("no verdict: folding has stopped", position=position, type=event.type)
-            return
+            return position
         if self._watch.checkpoints["journal"].rejected >= position:
             refusal = await self._known_verdict(position, event.subject)
             if refusal is not None:
                 raise refusal
+        return position
 
     async def _known_verdict(self, position: int, subject: str) -> RunfoldError | None:
         """The refusal, asked for until the views answer: they may just be replaced."""
@@ -178,14 +182,14 @@ class Reader:
 
 
 class Gate:
-    """Says whether a run can be written to and a model is there, from memory while nothing about
-    that has changed."""
+    """Says what can be written to, from memory while nothing about that has changed."""
 
     def __init__(self, reader: Reader, watch: Watch) -> None:
         self._reader = reader
         self._watch = watch
         self._active: set[str] = set()
         self._models: set[str] = set()
+        self._locations: dict[str, str] = {}
         self._lifecycle = -1
 
     def _forget_what_changed(self) -> None:
@@ -193,7 +197,27 @@ class Gate:
         if lifecycle != self._lifecycle or len(self._active) + len(self._models) > GATE_IDS_MAX:
             self._active.clear()
             self._models.clear()
+            self._locations.clear()
             self._lifecycle = lifecycle
+
+    async def artifact_location(self, experiment_id: str) -> str:
+        """Where an active experiment keeps its artifacts. Raises where it is missing or deleted."""
+        self._forget_what_changed()
+        location = self._locations.get(experiment_id)
+        if location is None:
+            row = await self._reader.read(get_experiment, experiment_id)
+            if row["lifecycle_stage"] != ACTIVE:
+                raise inactive_experiment(experiment_id, row["lifecycle_stage"])
+            location = str(row["artifact_location"])
+            if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
+                self._locations[experiment_id] = location
+        return location
+
+    def opened(self, run_id: str, position: int) -> None:
+        """Says that a run was created by the journal's event at this position."""
+        self._forget_what_changed()
+        if self._lifecycle < position:
+            self._active.add(run_id)
 
     async def require_models(self, model_ids: set[str]) -> None:
         """Raises where a logged model is missing; one that is deleted can be measured."""

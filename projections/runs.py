@@ -95,21 +95,24 @@ def fold_created(state: State, event: Event, data: RunCreated) -> None:
     active_experiment(state, data.experiment_id)
     for table in (params, tags):
         state.rows(table).begin_group(event.subject)
-    state.rows(runs).put(
-        {
-            "run_id": event.subject,
-            "experiment_id": data.experiment_id,
-            "name": data.name,
-            "user_id": data.user_id,
-            "status": "RUNNING",
-            "start_time": data.start_time,
-            "end_time": None,
-            "lifecycle_stage": ACTIVE,
-            "deleted_time": None,
-            "artifact_uri": data.artifact_uri,
-        }
-    )
+    state.rows(runs).put(created_row(event.subject, data))
     _put_tags(state, event.subject, data.tags)
+
+
+def created_row(run_id: str, data: RunCreated) -> Row:
+    """The row of a run as its creation makes it."""
+    return {
+        "run_id": run_id,
+        "experiment_id": data.experiment_id,
+        "name": data.name,
+        "user_id": data.user_id,
+        "status": "RUNNING",
+        "start_time": data.start_time,
+        "end_time": None,
+        "lifecycle_stage": ACTIVE,
+        "deleted_time": None,
+        "artifact_uri": data.artifact_uri,
+    }
 
 
 def fold_updated(state: State, event: Event, data: RunUpdated) -> None:
