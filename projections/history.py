@@ -129,8 +129,8 @@ def thinned(values: Float64s, points_max: int) -> npt.NDArray[np.int64]:
         return np.array([0, count - 1])
     inner = values[1:-1]
     if points_max == 3:
-        line = np.linspace(values[0], values[-1], count)[1:-1]
         with np.errstate(over="ignore", invalid="ignore"):
+            line = np.linspace(values[0], values[-1], count)[1:-1]
             distance = np.abs(inner - np.nan_to_num(line))
         return np.array([0, 1 + int(np.argmax(np.nan_to_num(distance))), count - 1])
     parts = (points_max - 2) // 2

@@ -38,7 +38,7 @@ def case(tmp_path: Path) -> Iterator[LakeCase]:
     made.close()
 
 
-@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(OPERATIONS)
 def test_a_history_is_the_set_of_its_points(operations: list[tuple[str, int, list[Point]]]) -> None:
     """Before sealing, after it, after merges: the points that were logged, each once, in order."""

@@ -254,11 +254,11 @@ def test_retired_files_go_after_their_grace(case: LakeCase) -> None:
 
 
 def test_files_stay_few(case: LakeCase) -> None:
-    """A hundred seals of one experiment leave a handful of files, each point rewritten rarely."""
+    """Sixty seals of one experiment leave a handful of files, each point rewritten rarely."""
     settings = SealerSettings(seal_points=1, retired_s=0.0)
     sealer = Sealer(case.views, case.lake, settings)
     logged: list[Point] = []
-    for seal in range(100):
+    for seal in range(60):
         logged += points(20, start=20 * seal)
         case.log_points("a", logged[-20:])
         sealer.round()
