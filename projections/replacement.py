@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from events.event import LANES
+from events.event import LANES, Lane
 from events.log import Log
 from events.sqlite import open_engine
 from projections.catalog import VIEWS
@@ -19,6 +20,12 @@ BATCH_EVENTS = 256
 
 NAMES = tuple(view.name for view in VIEWS if view.name != "segments")
 """The views that can be replaced alone. How points are stored goes with the metrics."""
+
+
+def lanes_of(view: str) -> tuple[Lane, ...]:
+    """The lanes that the view's rows come from."""
+    found = {event_type.lane for one in VIEWS if one.name == view for event_type in one.folds}
+    return tuple(lane for lane in LANES if lane in found)
 
 
 class NotReplaced(Exception):
@@ -45,7 +52,7 @@ def replace_view(log: Log, made: Path, live: Path, view: str) -> None:
             with connection.begin():
                 if live.stat().st_ino != inode:
                     raise NotReplaced("the views were replaced meanwhile: try again")
-                _fold_rest(log, connection)
+                _fold_rest(log, connection, lanes_of(view))
                 for table in _tables_of(view):
                     names = ", ".join(f'"{column.name}"' for column in table.columns)
                     connection.exec_driver_sql(f"DELETE FROM live.{table.name}")
@@ -59,8 +66,8 @@ def replace_view(log: Log, made: Path, live: Path, view: str) -> None:
         engine.dispose()
 
 
-def _fold_rest(log: Log, connection: sa.Connection) -> None:
-    for lane in LANES:
+def _fold_rest(log: Log, connection: sa.Connection, lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
         target = connection.exec_driver_sql(
             "SELECT position FROM live.checkpoints WHERE lane = ?", (lane,)
         ).scalar()

@@ -32,7 +32,9 @@ from projections.lake import generation_lock
 from projections.purges import Choice, Chosen, choose, purged_subjects, refusal_at
 from projections.scrubbing import kept_data
 from projections.segments import generation_of
+from workers.logs import configure_logs
 from workers.maintenance import (
+    LOG_LEVEL,
     MaintenanceError,
     copy_views,
     fold_to_head,
@@ -330,6 +332,7 @@ def gc_command(
     Without ids: every deleted run, logged model and experiment. With ids: those and nothing else.
     Works while the server runs, and without it. What is gone can't be brought back.
     """
+    configure_logs(LOG_LEVEL, "gc")
     try:
         choice = Choice(
             run_ids=_ids(run_ids),

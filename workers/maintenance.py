@@ -19,6 +19,8 @@ from projections.database import SIDE_FILES, Views, make_empty, put_in_place, re
 from workers.progress import Progress
 from workers.projector import AlreadyRunning, Projector, projector_lock
 
+LOG_LEVEL = "warning"
+"""What the projector and sealer log besides would be in the way of what a command says."""
 POLL_S = 0.05
 GRACE_S = 1.0
 """A process that was opening the old file when it was replaced is through with that by then."""
@@ -108,11 +110,11 @@ def fold_up_to(
     event can't be folded.
     """
     checkpoints = views.checkpoints()
-    left = sum(max(0, targets[lane] - checkpoints[lane].position) for lane in LANES)
+    left = sum(max(0, targets[lane] - checkpoints[lane].position) for lane in targets)
     progress = Progress(label, left, "events")
     projector = Projector(log, views)
     steps = 0
-    for lane in LANES:
+    for lane in (lane for lane in LANES if lane in targets):
         while (missing := targets[lane] - views.checkpoints()[lane].position) > 0:
             count = projector.step(lane, min(missing, STEP_EVENTS[lane]))
             if count == 0:

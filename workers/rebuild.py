@@ -5,18 +5,21 @@ They are made in a file beside the live ones, which answer until the new take th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from events.errors import TemporarilyUnavailable
+from events.event import Lane
 from events.log import Log, LogError
 from events.settings import SettingError
 from projections.database import Views, put_in_place, remove_replaced
-from projections.replacement import NAMES, NotReplaced, replace_view
+from projections.replacement import NAMES, NotReplaced, lanes_of, replace_view
+from workers.logs import configure_logs
 from workers.maintenance import (
+    LOG_LEVEL,
     MaintenanceError,
     empty_views,
     fold_up_to,
@@ -57,7 +60,7 @@ def run_rebuild(
     echo(f"Rebuilt {view or 'all views'}.")
 
 
-def build(log: Log, made: Views, sealer: Sealer, targets: dict[Any, int]) -> None:
+def build(log: Log, made: Views, sealer: Sealer, targets: Mapping[Lane, int]) -> None:
     """Folds the log into views beside the live ones, and seals their points along the way, so
     that the file stays small."""
 
@@ -101,7 +104,8 @@ def _rebuild_one(log: Log, made: Views, live: Views, sealer: Sealer, view: str) 
         )
     # No further than the live ones: both must stand at the same event in the end.
     for _ in range(3):
-        build(log, made, sealer, folded_to(live))
+        reached = folded_to(live)
+        build(log, made, sealer, {lane: reached[lane] for lane in lanes_of(view)})
     made.close()
     replace_view(log, made.path, live.path, view)
 
@@ -115,6 +119,7 @@ def rebuild_command(view: str | None, **options: Any) -> None:
     Works while the server runs, which answers from the old views until the new take their place,
     and without it.
     """
+    configure_logs(LOG_LEVEL, "rebuild")
     try:
         with opened_stores(settings_from(options)) as stores:
             run_rebuild(stores.log, stores.views, stores.settings.lake_path, view)

@@ -19,7 +19,9 @@ from projections.database import Views
 from projections.folding import read_checkpoint
 from projections.lake import generation_lock, remove_file
 from projections.segments import generation_of, known_paths
+from workers.logs import configure_logs
 from workers.maintenance import (
+    LOG_LEVEL,
     MaintenanceError,
     empty_views,
     fold_up_to,
@@ -117,6 +119,7 @@ def verify_command(**options: Any) -> None:
 
     Works while the server runs, and without it. Ends with 1 where anything differs.
     """
+    configure_logs(LOG_LEVEL, "verify")
     try:
         with opened_stores(settings_from(options)) as stores:
             equal = run_verify(stores.log, stores.views, stores.settings.lake_path)
