@@ -1,10 +1,8 @@
 """Writes docs/api-coverage.md: every endpoint of MLflow's server, and what Runfold does with it.
 
-    .venv/bin/python infra/scripts/api_coverage.py           writes the page
-    .venv/bin/python infra/scripts/api_coverage.py --check   fails when the page is out of date
-
 MLflow's endpoints are read from the installed package's own tables of routes, Runfold's from the
-routes that its application serves, so the page can't say more than the code does.
+routes that its application serves, so the page can't say more than the code does. With --check it
+writes nothing and fails when the page is out of date.
 """
 
 import re

@@ -1,7 +1,6 @@
 """Writes the table of settings in docs/operations.md from the one table that the code has.
 
-    .venv/bin/python infra/scripts/settings_table.py           writes the table
-    .venv/bin/python infra/scripts/settings_table.py --check   fails when it is out of date
+With --check it writes nothing and fails when the page is out of date.
 """
 
 import sys
