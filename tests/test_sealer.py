@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 import workers.sealer
+from events.codec import Block, Series
 from projections.database import Views
 from projections.history import SegmentGone, run_points
-from projections.lake import generation_lock, open_duckdb, remove_file
+from projections.lake import generation_lock, merge_files, open_duckdb, remove_file, write_points
 from projections.metrics import blocks
 from projections.segments import segments
 from tests.lake_cases import SMALL, LakeCase, Point, as_answered
@@ -375,6 +377,31 @@ def test_a_seal_is_dropped_where_other_views_took_the_place(case: LakeCase, tmp_
     assert count_rows(case, blocks) == 1
     check_all_there(case, "a", points(5))
     sealer.close()
+
+
+def test_a_merge_spills_what_does_not_fit_its_memory(case: LakeCase, tmp_path: Path) -> None:
+    """A million points are sorted and freed of repetitions within 40 MB, and spill files go."""
+    count = 250_000
+    duck = open_duckdb(memory_mb=200, threads=2, temp=None)
+    generator = np.random.default_rng(7)
+    paths = []
+    for part in range(4):
+        steps = generator.permutation(count) + part * count // 2
+        block = Block([Series("loss")], np.zeros(count, np.uint32), steps, steps, steps / 7)
+        written = write_points(duck, case.lake, "1", "0" * 8, {f"r{part % 2}": [block]})
+        paths.append(written.path)
+    small = open_duckdb(memory_mb=40, threads=1, temp=tmp_path / "spill")
+    merged = merge_files(small, case.lake, "1", "0" * 8, paths)
+    assert merged.runs == {"r0": 2 * count, "r1": 2 * count}
+    again = merge_files(small, case.lake, "1", "0" * 8, [*paths, merged.path], ["r1"])
+    assert again.runs == {"r0": 2 * count}
+    rows = duck.execute("SELECT step, value FROM read_parquet(?)", [str(case.lake / again.path)])
+    found = rows.fetchnumpy()
+    assert found["step"].tolist() == sorted({*range(count), *range(count, 2 * count)})
+    assert (found["value"] == found["step"] / 7).all()
+    small.close()
+    duck.close()
+    assert [path for path in (tmp_path / "spill").rglob("*") if path.is_file()] == []
 
 
 def test_only_segments_are_swept(case: LakeCase) -> None:

@@ -399,6 +399,8 @@ class Sealer:
     def _sweep(self, generation: str) -> None:
         """Deletes the files that a crash has left: those of this generation that the views don't
         know, and those of generations that nobody holds and that are not the live one."""
+        if self._duckdb is None:
+            shutil.rmtree(self._lake / f"{SPILL}{generation}", ignore_errors=True)
         with self._views.read() as connection:
             known = known_paths(connection)
         others: dict[str, list[str]] = {}
