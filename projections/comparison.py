@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from events.codec import decode_block
+from events.codec import Block, decode_block, join_blocks
 from projections.lake import COLUMNS, DuckDB, files, open_duckdb
 from projections.metrics import blocks
 from projections.schema import checkpoints, metadata, view_meta
@@ -20,9 +20,12 @@ from projections.segments import LAYOUT_TABLES, segment_runs, segments
 DIFFERENCES_MAX = 5
 """So many differences of a table are told in full."""
 CHUNK_ROWS = 2_000
-BATCH_POINTS = 4_000_000
+BATCH_POINTS = 2_000_000
 BATCH_RUNS = 500
-MEMORY_MB = 512
+BLOCKS_AT_ONCE = 200
+MEMORY_MB = 384
+SPILL = ".spill-verify"
+"""The folder in the lake for what does not fit that memory."""
 NOT_COMPARED = {checkpoints.name, view_meta.name, *(table.name for table in LAYOUT_TABLES)}
 """Where the points are differs between views that have the same points; these are compared."""
 
@@ -118,7 +121,7 @@ def compare_points(
     for run_id, count in _point_counts(made).items():
         counts[run_id] = max(count, counts.get(run_id, 0))
     done, total = 0, sum(counts.values())
-    spill = lake / ".spill-verify"
+    spill = lake / SPILL
     duckdb = open_duckdb(memory_mb=MEMORY_MB, threads=2, temp=spill)
     try:
         for batch in _batches(counts):
@@ -163,33 +166,39 @@ def _compare_runs(
     result: Compared,
 ) -> None:
     columns = ", ".join(COLUMNS)
-    for name, connection in (("live", live), ("made", made)):
-        _load(duckdb, name, connection, lake, run_ids)
-    for name, other, label in (("live", "made", "live"), ("made", "live", "rebuilt")):
-        found = duckdb.execute(f"SELECT count(*) FROM {name}").fetchone()
-        count = int(found[0]) if found else 0
-        if name == "live":
-            result.live += count
-        else:
-            result.rebuilt += count
-        missing = f"SELECT {columns} FROM {name} EXCEPT SELECT {columns} FROM {other}"
-        found = duckdb.execute(f"SELECT count(*) FROM ({missing})").fetchone()
-        if found and found[0]:
-            for row in duckdb.execute(f"{missing} LIMIT {DIFFERENCES_MAX}").fetchall():
-                result.differ(f"only {label}: {_shown(dict(zip(COLUMNS, row, strict=True)))}")
-            result.different += int(found[0]) - min(int(found[0]), DIFFERENCES_MAX)
-    for name in ("live", "made"):
-        duckdb.execute(f"DROP TABLE {name}")
+    types = "run_id VARCHAR, key VARCHAR, step BIGINT, timestamp BIGINT, value DOUBLE"
+    types += ", model_id VARCHAR, dataset_name VARCHAR, dataset_digest VARCHAR"
+    duckdb.execute(f"CREATE TEMP TABLE raw (is_live BOOLEAN, {types})")
+    _load(duckdb, True, live, lake, run_ids)
+    _load(duckdb, False, made, lake, run_ids)
+    # The same point may be on a side more than once, in blocks and segments.
+    merged = (
+        f"SELECT {columns}, bool_or(is_live) AS in_live, bool_or(NOT is_live) AS in_made "
+        f"FROM raw GROUP BY {columns}"
+    )
+    counts = duckdb.execute(
+        "SELECT count(*) FILTER (in_live), count(*) FILTER (in_made), "
+        f"count(*) FILTER (NOT (in_live AND in_made)) FROM ({merged})"
+    ).fetchone() or (0, 0, 0)
+    result.live += int(counts[0])
+    result.rebuilt += int(counts[1])
+    if counts[2]:
+        found = duckdb.execute(
+            f"SELECT in_live, {columns} FROM ({merged}) WHERE NOT (in_live AND in_made) "
+            f"ORDER BY ALL LIMIT {DIFFERENCES_MAX}"
+        ).fetchall()
+        for in_live, *point in found:
+            shown = _shown(dict(zip(COLUMNS, point, strict=True)))
+            result.differ(f"only {'live' if in_live else 'rebuilt'}: {shown}")
+        result.different += int(counts[2]) - len(found)
+    duckdb.execute("DROP TABLE raw")
 
 
 def _load(
-    duckdb: DuckDB, name: str, connection: sa.Connection, lake: Path, run_ids: list[str]
+    duckdb: DuckDB, is_live: bool, connection: sa.Connection, lake: Path, run_ids: list[str]
 ) -> None:
-    """Makes a table of the distinct points of these runs."""
+    """Adds the points of these runs to the table `raw`."""
     columns = ", ".join(COLUMNS)
-    types = "run_id VARCHAR, key VARCHAR, step BIGINT, timestamp BIGINT, value DOUBLE"
-    types += ", model_id VARCHAR, dataset_name VARCHAR, dataset_digest VARCHAR"
-    duckdb.execute(f"CREATE TEMP TABLE raw ({types})")
     statement = (
         sa.select(segments.c.path)
         .join(segment_runs, segment_runs.c.segment_id == segments.c.segment_id)
@@ -198,19 +207,29 @@ def _load(
     )
     for path in connection.execute(statement).scalars().all():
         duckdb.execute(
-            f"INSERT INTO raw SELECT {columns} FROM read_parquet(?, hive_partitioning = false) "
+            f"INSERT INTO raw SELECT ?, {columns} "
+            "FROM read_parquet(?, hive_partitioning = false) "
             "WHERE run_id IN (SELECT unnest(?))",
-            [files(lake, [path]), run_ids],
+            [is_live, files(lake, [path]), run_ids],
         )
-    unsealed = sa.select(blocks.c.run_id, blocks.c.data).where(blocks.c.run_id.in_(run_ids))
+    unsealed = (
+        sa.select(blocks.c.run_id, blocks.c.data)
+        .where(blocks.c.run_id.in_(run_ids))
+        .order_by(blocks.c.run_id)
+    )
+    pending: list[Block] = []
+    of_run = ""
     for run_id, data in connection.execution_options(yield_per=16).execute(unsealed):
-        _insert_block(duckdb, run_id, data)
-    duckdb.execute(f"CREATE TEMP TABLE {name} AS SELECT DISTINCT {columns} FROM raw")
-    duckdb.execute("DROP TABLE raw")
+        if pending and (run_id != of_run or len(pending) >= BLOCKS_AT_ONCE):
+            _insert_block(duckdb, is_live, of_run, join_blocks(pending))
+            pending = []
+        of_run = run_id
+        pending.append(decode_block(data))
+    if pending:
+        _insert_block(duckdb, is_live, of_run, join_blocks(pending))
 
 
-def _insert_block(duckdb: DuckDB, run_id: str, data: bytes) -> None:
-    block = decode_block(data)
+def _insert_block(duckdb: DuckDB, is_live: bool, run_id: str, block: Block) -> None:
     points = {
         "place": block.index,
         "step": block.steps,
@@ -223,9 +242,9 @@ def _insert_block(duckdb: DuckDB, run_id: str, data: bytes) -> None:
     duckdb.register("points", points)
     duckdb.register("names", names)
     duckdb.execute(
-        "INSERT INTO raw SELECT ?, key, step, timestamp, value, model_id::VARCHAR, "
+        "INSERT INTO raw SELECT ?, ?, key, step, timestamp, value, model_id::VARCHAR, "
         "dataset_name::VARCHAR, dataset_digest::VARCHAR FROM points JOIN names USING (place)",
-        [run_id],
+        [is_live, run_id],
     )
     duckdb.unregister("points")
     duckdb.unregister("names")

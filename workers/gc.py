@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from events.log import Log, LogError
 from events.logged_models import LOGGED_MODEL_CREATED, LOGGED_MODEL_PURGED, LoggedModelPurged
 from events.runs import RUN_CREATED, RUN_PURGED, RunPurged
 from events.settings import SettingError
+from projections.comparison import SPILL
 from projections.database import Views
 from projections.lake import generation_lock
 from projections.purges import Choice, Chosen, choose, purged_subjects, refusal_at
@@ -248,6 +250,8 @@ def _is_empty(store: BlobStore, folder: str) -> bool:
 
 def _clean_segments(stores: Gc) -> None:
     """Has every segment rewritten that holds purged runs, and deletes the old files at once."""
+    # A verify that was killed has left it; one that runs would hold the maintenance lock.
+    shutil.rmtree(stores.lake / SPILL, ignore_errors=True)
     sealer = Sealer(
         stores.views,
         stores.lake,
