@@ -7,22 +7,52 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import uvloop
 
-Requests = Callable[[], Iterator[bytes]]
-"""Makes the requests of one connection; called before the clock starts."""
+from infra.benchmarks.results import percentile
+
+ADDRESS = "127.0.0.1"
+
+Source = Callable[[bytes], bytes | bytearray | None]
+"""Gives a connection its next request, from the body of the last answer (first: empty); None ends
+the connection. Must only hand out what was built before."""
 
 
-def http_request(host: str, method: str, path: str, body: bytes | None = None) -> bytes:
+def http_request(method: str, path: str, body: bytes | None = None) -> bytes:
     """The bytes of a request."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n"
+    # The port is not known when the bodies are built, and MLflow's check of the host ignores it.
+    head = f"{method} {path} HTTP/1.1\r\nHost: {ADDRESS}\r\n"
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + (body or b"")
+
+
+def same_request(request: bytes, times: int | None = None) -> Source:
+    """A source that gives one request again and again, or so many times."""
+    left = times
+
+    def source(_answer: bytes) -> bytes | None:
+        nonlocal left
+        if left is not None:
+            if left == 0:
+                return None
+            left -= 1
+        return request
+
+    return source
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Connections that do the same kind of work."""
+
+    sources: Sequence[Source]
+    every_s: float = 0.0
+    """The least time from one request of a connection to its next; 0: at once."""
 
 
 @dataclass
@@ -33,7 +63,9 @@ class Outcome:
     ended: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
+    """Answers by status; 0 for connections that the server cut."""
     last_body: bytes = b""
+    """The last answer that was not 200, or else the last one."""
 
     @property
     def seconds(self) -> float:
@@ -45,96 +77,152 @@ class Outcome:
         """Requests answered with 200."""
         return self.statuses.get(200, 0)
 
+    @property
+    def refused(self) -> dict[int, int]:
+        """Answers with another status."""
+        return {status: count for status, count in self.statuses.items() if status != 200}
+
     def percentile_ms(self, share: float) -> float:
         """The latency below which this share of the answers came, in milliseconds."""
-        ordered = sorted(self.latencies_s)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000 if ordered else 0.0
+        return percentile(self.latencies_s, share) * 1000
+
+
+class _Answer:
+    """Puts one answer together from what arrives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._body_at = 0
+        self._length: int | None = None
+
+    def feed(self, data: bytes) -> bool:
+        """Takes what arrived; returns whether the answer is whole."""
+        buffer = self._buffer
+        buffer += data
+        if not self._body_at:
+            end = buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return False
+            self._body_at = end + 4
+            self._length = _content_length(bytes(buffer[:end]).lower())
+        if self._length is None:
+            return buffer.endswith(b"0\r\n\r\n")
+        return len(buffer) - self._body_at >= self._length
+
+    @property
+    def status(self) -> int:
+        return int(self._buffer[9:12])
+
+    @property
+    def body(self) -> bytes:
+        raw = bytes(self._buffer[self._body_at :])
+        return raw if self._length is not None else _unchunked(raw)
+
+
+def _content_length(head: bytes) -> int | None:
+    """What the head says, or None for a chunked body."""
+    place = head.find(b"content-length:")
+    if place >= 0:
+        return int(head[place + 15 :].split(b"\r\n", 1)[0])
+    return None if b"transfer-encoding: chunked" in head else 0
+
+
+def _unchunked(raw: bytes) -> bytes:
+    parts = []
+    while raw:
+        size_text, _, raw = raw.partition(b"\r\n")
+        size = int(size_text, 16)
+        if size == 0:
+            break
+        parts.append(raw[:size])
+        raw = raw[size + 2 :]
+    return b"".join(parts)
 
 
 class _Connection(asyncio.Protocol):
     """One keep-alive connection that works through its requests."""
 
-    def __init__(self, requests: Iterator[bytes], deadline: float, outcome: Outcome) -> None:
-        self._requests = requests
+    def __init__(self, source: Source, every_s: float, deadline: float, outcome: Outcome) -> None:
+        self._source = source
+        self._every_s = every_s
         self._deadline = deadline
         self._outcome = outcome
-        self._buffer = b""
+        self._answer = _Answer()
         self._sent = 0.0
         self._transport: asyncio.Transport | None = None
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Sends the first request."""
         # uvloop's transports have the methods but not the class.
         self._transport = cast(asyncio.Transport, transport)
-        self._next()
+        self._next(b"")
 
-    def _next(self) -> None:
+    def _next(self, answer: bytes) -> None:
         now = time.perf_counter()
-        request = next(self._requests, None) if now < self._deadline else None
-        assert self._transport is not None
+        request = self._source(answer) if now < self._deadline else None
+        if self._transport is None:
+            return
         if request is None:
             self._transport.close()
             if not self.done.done():
                 self.done.set_result(None)
             return
-        self._sent = now
+        self._sent = time.perf_counter()
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         """Counts a whole answer and sends the next request."""
-        buffer = self._buffer + data if self._buffer else data
-        end = buffer.find(b"\r\n\r\n")
-        if end < 0:
-            self._buffer = buffer
+        answer = self._answer
+        if not answer.feed(data):
             return
-        body = _body(buffer[:end].lower(), buffer, end + 4)
-        if body is None:
-            self._buffer = buffer
-            return
-        self._buffer = b""
-        status = int(buffer[9:12])
-        outcome = self._outcome
-        outcome.latencies_s.append(time.perf_counter() - self._sent)
+        elapsed = time.perf_counter() - self._sent
+        self._answer = _Answer()
+        outcome, status, body = self._outcome, answer.status, answer.body
+        outcome.latencies_s.append(elapsed)
         outcome.statuses[status] = outcome.statuses.get(status, 0) + 1
-        if status != 200 or not outcome.last_body:
+        if status != 200 or not outcome.refused:
             outcome.last_body = body
-        self._next()
+        wait_s = self._every_s - elapsed
+        if wait_s > 0:
+            self._loop.call_later(wait_s, self._next, body)
+        else:
+            self._next(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Says so where the server closed before all was sent."""
+        """Counts a connection that the server has closed before all was sent."""
+        self._transport = None
         if not self.done.done():
-            self.done.set_exception(exc or ConnectionError("the server closed the connection"))
+            statuses = self._outcome.statuses
+            statuses[0] = statuses.get(0, 0) + 1
+            self._outcome.last_body = f"the server cut the connection: {exc}".encode()
+            self.done.set_result(None)
 
 
-def _body(head: bytes, buffer: bytes, start: int) -> bytes | None:
-    """The answer's body, or None while it is not whole."""
-    place = head.find(b"content-length:")
-    if place >= 0:
-        length = int(head[place + 15 :].split(b"\r\n", 1)[0])
-        return buffer[start:] if len(buffer) - start >= length else None
-    if b"transfer-encoding: chunked" in head:
-        return buffer[start:] if buffer.endswith(b"0\r\n\r\n") else None
-    return b""
-
-
-async def _run(port: int, connections: Sequence[Iterator[bytes]], seconds: float) -> Outcome:
+async def _run(port: int, groups: Sequence[Clients], seconds: float) -> list[Outcome]:
     loop = asyncio.get_running_loop()
-    outcome = Outcome(started=time.perf_counter())
-    protocols = []
-    for requests in connections:
-        deadline = outcome.started + seconds
-        _, protocol = await loop.create_connection(
-            lambda requests=requests, deadline=deadline: _Connection(requests, deadline, outcome),  # type: ignore[misc]
-            "127.0.0.1",
-            port,
-        )
-        protocols.append(protocol)
-    await asyncio.gather(*(protocol.done for protocol in protocols))
-    outcome.ended = time.perf_counter()
-    return outcome
+    started = time.perf_counter()
+    outcomes = [Outcome(started=started) for _ in groups]
+    waiting: list[list[asyncio.Future[None]]] = []
+    for clients, outcome in zip(groups, outcomes, strict=True):
+        waiting.append([])
+        for source in clients.sources:
+            connection = _Connection(source, clients.every_s, started + seconds, outcome)
+            await loop.create_connection(lambda made=connection: made, ADDRESS, port)  # type: ignore[misc]
+            waiting[-1].append(connection.done)
+    for futures, outcome in zip(waiting, outcomes, strict=True):
+        await asyncio.gather(*futures)
+        outcome.ended = time.perf_counter()
+    return outcomes
 
 
-def run_load(port: int, connections: Sequence[Iterator[bytes]], seconds: float = 3600.0) -> Outcome:
+def run_loads(port: int, groups: Sequence[Clients], seconds: float = 3600.0) -> list[Outcome]:
+    """Runs groups of connections side by side for at most `seconds`; what each group gave."""
+    return uvloop.run(_run(port, groups, seconds))
+
+
+def run_load(port: int, sources: Sequence[Source], seconds: float = 3600.0) -> Outcome:
     """Sends each connection's requests in turn, all connections at once, for at most `seconds`."""
-    return uvloop.run(_run(port, connections, seconds))
+    (outcome,) = run_loads(port, [Clients(sources)], seconds)
+    return outcome

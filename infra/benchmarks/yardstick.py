@@ -83,7 +83,9 @@ class Store:
         connection = sqlite.connect(self._path, isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("CREATE TABLE points (position INTEGER PRIMARY KEY, run TEXT, data BLOB)")
+        connection.execute(
+            "CREATE TABLE points (position INTEGER PRIMARY KEY, run TEXT, data BLOB)"
+        )
         while True:
             taken = [self._waiting.get()]
             while not self._waiting.empty() and len(taken) < 2_000:

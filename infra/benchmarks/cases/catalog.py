@@ -1,0 +1,14 @@
+"""All cases, in the order in which they run."""
+
+from __future__ import annotations
+
+from infra.benchmarks.bench import Case
+from infra.benchmarks.cases import disk, history, logging, runs, upkeep
+
+CASES: tuple[Case, ...] = (
+    *logging.CASES,
+    *runs.CASES,
+    *history.CASES,
+    *disk.CASES,
+    *upkeep.CASES,
+)

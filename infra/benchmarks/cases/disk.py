@@ -1,0 +1,79 @@
+"""Disk: what a point takes, once all is at rest."""
+
+from __future__ import annotations
+
+import shutil
+
+from infra.benchmarks.bench import Bench, Case
+from infra.benchmarks.cases.history import load_points
+from infra.benchmarks.curves import Values, training
+from infra.benchmarks.memory import wait_until_quiet
+from infra.benchmarks.rows import FASTTRACKML, MLFLOW, RUNFOLD
+from infra.benchmarks.servers import folder_bytes
+
+POINTS = {RUNFOLD: 2_000_000, FASTTRACKML: 200_000, MLFLOW: 50_000}
+RUNS = 5
+KEYS = 20
+SEAL_NOW = ("--seal-points", "1", "--seal-age-s", "0.1")
+"""What stays in blocks for the last points of an experiment would count for little in a large
+store; here all is sealed."""
+
+
+def _load(bench: Bench, name: str, values: Values) -> tuple[int, int, int, int]:
+    """Logs the points; returns how many there are, what was added to the server's folder, and for
+    Runfold the log's and the lake's share of it."""
+    steps = max(1, bench.scaled(POINTS[name], name, least=20_000) // (RUNS * KEYS))
+    folder = bench.home_of(name)
+    with bench.started(name, folder) as server:
+        client = server.client()
+        runs = [client.create_run(f"run-{place}") for place in range(RUNS)]
+    before = folder_bytes(folder)
+    with bench.started(name, folder) as server:
+        for place, run_id in enumerate(runs):
+            points = training(place, steps, KEYS, values)
+            load_points(bench, server, run_id, points)
+            found = len(server.client().history(run_id, points.keys[place]))
+            if found != steps:
+                bench.problem(name, f"{found} of {steps} points read back")
+    if name == RUNFOLD:
+        with bench.started(name, folder, SEAL_NOW) as server:
+            wait_until_quiet(server.pid)
+    home = folder / "runfold-data"
+    log = sum(path.stat().st_size for path in home.glob("log.db*"))
+    lake = folder_bytes(home / "lake")
+    added = folder_bytes(folder) - before
+    shutil.rmtree(folder)
+    return steps * KEYS * RUNS, added, log, lake
+
+
+def _curves(bench: Bench, name: str) -> None:
+    points, added, log, lake = _load(bench, name, "curves")
+    if name != RUNFOLD:
+        bench.record("disk-curves", name, added / points)
+        bench.note("disk-curves", name, f"over {points:,} points")
+        return
+    bench.record("disk-curves", name, (log + lake) / points)
+    bench.record("disk-curves-lake", name, lake / points)
+
+
+def _random(bench: Bench, name: str) -> None:
+    points, _, log, lake = _load(bench, name, "random")
+    bench.record("disk-random", name, (log + lake) / points)
+
+
+CASES = (
+    Case(
+        "disk",
+        "bytes that a point of a noisy float32 curve takes, in the log and the lake",
+        ("disk-curves", "disk-curves-lake"),
+        (MLFLOW, FASTTRACKML, RUNFOLD),
+        _curves,
+    ),
+    Case(
+        "disk-random",
+        "the same for values that no compressor can help",
+        ("disk-random",),
+        (RUNFOLD,),
+        _random,
+    ),
+)
