@@ -23,6 +23,7 @@ from tests.faults.judge import (
     read_journal,
     strays,
 )
+from tests.faults.processes import of_role
 from tests.faults.writer import operation
 from tests.servers import BIN, Server
 
@@ -42,24 +43,13 @@ def start_writer(
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
-def worker_pid(server: Server) -> int | None:
-    """The process that folds: a child of the server's first process."""
-    assert server.process is not None
-    parent = server.process.pid
-    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-        if b"worker" in words:
-            return int(child)
-    return None
-
-
 def kill_worker(server: Server) -> None:
     """Ends the folding process as kill -9 does, and waits for the one that takes its place."""
-    old = worker_pid(server)
+    old = of_role(server, "worker")
     assert old is not None
     kill(old, signal.SIGKILL)
     deadline = time.monotonic() + RESTART_S_MAX
-    while worker_pid(server) in (None, old):
+    while of_role(server, "worker") in (None, old):
         assert time.monotonic() < deadline, server.tail()
         time.sleep(0.02)
 

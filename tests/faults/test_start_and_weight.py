@@ -1,23 +1,16 @@
 """How soon a server answers, and how much memory it needs when nobody asks for anything."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.faults.processes import descendants, of_role
 from tests.servers import Server
 
 TRIES_MAX = 5
 START_S_MAX = 2.0
 RESIDENT_MB_MAX = 250.0
 SETTLE_S = 2.0
-
-
-def processes(pid: int) -> Iterator[int]:
-    """The process and all its descendants."""
-    yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from processes(int(child))
 
 
 def resident_mb(pid: int) -> float:
@@ -32,20 +25,17 @@ def waited_for_processor_s(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
-def api_of(server: Server) -> int:
-    """The process that answers."""
-    assert server.process is not None
-    for pid in processes(server.process.pid):
-        if b"api" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-            return pid
-    raise AssertionError(server.tail())
-
-
 def start_seconds(start: Callable[[], Server]) -> tuple[Server, float]:
     """From the command to the first 200, less what other programs took from it."""
     begun = time.monotonic()
     server = start()
-    return server, time.monotonic() - begun - waited_for_processor_s(api_of(server))
+    seconds = time.monotonic() - begun
+    api = of_role(server, "api")
+    assert api is not None
+    assert server.process is not None
+    # The one starts the other, so what each waited adds up.
+    waited = waited_for_processor_s(server.process.pid) + waited_for_processor_s(api)
+    return server, seconds - waited
 
 
 def quickest(start: Callable[[], Server]) -> float:
@@ -74,7 +64,7 @@ def test_weight(tmp_path: Path, start_runfold: Callable[..., Server]) -> None:
     server = start_runfold(tmp_path / "home")
     time.sleep(SETTLE_S)
     assert server.process is not None
-    weights = [resident_mb(pid) for pid in processes(server.process.pid)]
+    weights = [resident_mb(pid) for pid in descendants(server.process.pid)]
     print(f"resident: {sum(weights):.0f} MB in {len(weights)} processes")
     assert len(weights) == 3
     assert sum(weights) < RESIDENT_MB_MAX, weights
