@@ -184,9 +184,9 @@ def _read(
     found: dict[str, list[_Part]] = {run_id: [] for run_id in wanted}
     statement = sa.select(blocks.c.run_id, blocks.c.data).where(blocks.c.run_id.in_(wanted))
     for run_id, data in connection.execute(statement):
-        part = _of_block(decode_block(data), key, steps)
-        if part is not None:
-            found[run_id].append(part)
+        block = decode_block(data, key)
+        if len(block):
+            found[run_id].append(_of_block(block, steps))
     by_run = paths_of(connection, wanted)
     sealed = [run_id for run_id in wanted if by_run[run_id]]
     if sealed:
@@ -211,16 +211,10 @@ def _by_place(places: npt.NDArray[np.int32], part: _Part) -> Iterator[tuple[int,
         yield int(ordered[start]), _Part(part.timestamps[at], part.steps[at], part.values[at])
 
 
-def _of_block(block: Block, key: str, steps: Steps | None) -> _Part | None:
-    places = [place for place, series in enumerate(block.series) if series.key == key]
-    if not places:
-        return None
-    if len(block.series) > len(places):
-        chosen = block.index == places[0] if len(places) == 1 else np.isin(block.index, places)
-    else:
-        chosen = np.ones(len(block), np.bool_)
-    if steps is not None:
-        chosen &= (block.steps >= steps[0]) & (block.steps <= steps[1])
+def _of_block(block: Block, steps: Steps | None) -> _Part:
+    if steps is None:
+        return _Part(block.timestamps, block.steps, block.values)
+    chosen = (block.steps >= steps[0]) & (block.steps <= steps[1])
     return _Part(block.timestamps[chosen], block.steps[chosen], block.values[chosen])
 
 

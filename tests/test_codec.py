@@ -68,6 +68,18 @@ def test_a_block_comes_back_as_it_was(points: list[tuple[Series, int, int, float
     assert bits(block) == [(s, step, t, struct.pack("<d", value)) for s, step, t, value in points]
 
 
+@settings(deadline=None)
+@given(POINTS, st.sampled_from(["", "a"]) | TEXT)
+def test_one_key_alone_is_what_the_whole_block_has_of_it(
+    points: list[tuple[Series, int, int, float]], key: str
+) -> None:
+    """Of whichever model or dataset, in their order, and nothing else."""
+    data = encode_block(make_block(points))
+    for wanted in {key, *(series.key for series, *_ in points[:3])}:
+        whole = [point for point in bits(decode_block(data)) if point[0].key == wanted]
+        assert bits(decode_block(data, wanted)) == whole
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(POINTS, min_size=1, max_size=4))
 def test_joined_blocks_have_all_points(groups: list[list[tuple[Series, int, int, float]]]) -> None:
@@ -150,6 +162,7 @@ def test_damaged_bytes_never_do_worse(noise: bytes, place: int) -> None:
         damaged = base[:place] + noise + base[place + len(noise) :]
         try:
             block = decode_block(damaged)
+            assert len(decode_block(damaged, "loss")) <= len(block)
         except ValueError:
             continue
         assert len(block.steps) == len(block.values) == len(block)
