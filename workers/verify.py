@@ -32,9 +32,10 @@ from workers.maintenance import (
 from workers.options import settings_from, storage_options
 from workers.progress import Progress
 from workers.rebuild import build
-from workers.sealer import Sealer
+from workers.sealer import Sealer, SealerSettings
 from workers.stores import opened_stores
 
+NEVER = 1 << 60
 Echo = Callable[[str], None]
 
 
@@ -50,7 +51,8 @@ def run_verify(log: Log, live: Views, lake: Path, *, echo: Echo = click.echo) ->
         except TemporarilyUnavailable as error:
             raise MaintenanceError(f"there are no views to verify: {error.message}") from error
         made = empty_views(path, log)
-        sealer = Sealer(made, lake, building=True)
+        # Files that are read once and deleted are not worth merging.
+        sealer = Sealer(made, lake, SealerSettings(merge_segments=NEVER), building=True)
         try:
             for _ in range(2):
                 # The second time for what came during the first, so that little is left to fold
