@@ -53,6 +53,8 @@ def measure(bench: Bench, case: Case, name: str) -> None:
     except Exception as error:
         traceback.print_exc()
         bench.problem(name, f"failed: {type(error).__name__}: {str(error)[:300]}")
+    finally:
+        bench.clean(name)
     click.echo(f"  {case.name} on {name}: {time.monotonic() - started:.0f} s", err=True)
 
 

@@ -53,21 +53,20 @@ class Bench:
         return max(least, round(count * scale))
 
     def home_of(self, name: str) -> Path:
-        """A fresh folder for this case and a server."""
+        """A fresh folder for this case and a server, which goes when the case is done."""
         return fresh_folder(self.work / f"{self.case}-{name}")
+
+    def clean(self, name: str) -> None:
+        """Removes what a case has left."""
+        shutil.rmtree(self.work / f"{self.case}-{name}", ignore_errors=True)
 
     @contextlib.contextmanager
     def started(
         self, name: str, folder: Path | None = None, flags: Sequence[str] = ()
     ) -> Iterator[Server]:
-        """A server in a fresh folder, which goes at the end; or in a folder that stays."""
-        at = folder or self.home_of(name)
-        try:
-            with running(name, at, self.peers, flags) as server:
-                yield server
-        finally:
-            if folder is None:
-                shutil.rmtree(at, ignore_errors=True)
+        """A server in a fresh folder, or in one that has data already."""
+        with running(name, folder or self.home_of(name), self.peers, flags) as server:
+            yield server
 
     def record(self, row: str, server: str, value: float) -> None:
         """Adds a value."""

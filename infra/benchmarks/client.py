@@ -40,7 +40,7 @@ class Client:
             target += "?" + urlencode(query)
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         try:
-            headers = {} if body is None else {"Content-Type": "application/json"}
+            headers = {"Accept": "application/json", "Content-Type": "application/json"}
             connection.request(method, target, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             text = response.read()

@@ -23,9 +23,9 @@ the connection. Must only hand out what was built before."""
 
 
 def http_request(method: str, path: str, body: bytes | None = None) -> bytes:
-    """The bytes of a request."""
+    """The bytes of a request, for an answer in JSON."""
     # The port is not known when the bodies are built, and MLflow's check of the host ignores it.
-    head = f"{method} {path} HTTP/1.1\r\nHost: {ADDRESS}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nAccept: application/json\r\n"
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + (body or b"")

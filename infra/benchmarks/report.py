@@ -57,7 +57,7 @@ def _cells(results: Results, row: Row, cases: Mapping[str, Sequence[str]]) -> li
 def _table(results: Results, rows: Iterable[Row], cases: Mapping[str, Sequence[str]]) -> list[str]:
     others = [TITLES[server] for server in SERVERS if server != RUNFOLD]
     heads = ["case", "unit", *(TITLES[server] for server in SERVERS)]
-    heads += [f"of {name}" for name in others] + ["wanted", "met"]
+    heads += [f"against {name}" for name in others] + ["wanted", "met"]
     marks = ["---", "---", *("---:" for _ in range(len(SERVERS) + len(others))), "---", "---"]
     lines = [heads, marks, *(_cells(results, row, cases) for row in rows)]
     return ["| " + " | ".join(line) + " |" for line in lines]

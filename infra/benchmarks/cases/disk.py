@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 from infra.benchmarks.bench import Bench, Case
 from infra.benchmarks.cases.history import load_points
 from infra.benchmarks.curves import Values, training
@@ -14,7 +12,7 @@ from infra.benchmarks.servers import folder_bytes
 POINTS = {RUNFOLD: 2_000_000, FASTTRACKML: 200_000, MLFLOW: 50_000}
 RUNS = 5
 KEYS = 20
-SEAL_NOW = ("--seal-points", "1", "--seal-age-s", "0.1")
+SEAL_NOW = ("--seal-points", "1", "--seal-age", "0.1")
 """What stays in blocks for the last points of an experiment would count for little in a large
 store; here all is sealed."""
 
@@ -42,7 +40,6 @@ def _load(bench: Bench, name: str, values: Values) -> tuple[int, int, int, int]:
     log = sum(path.stat().st_size for path in home.glob("log.db*"))
     lake = folder_bytes(home / "lake")
     added = folder_bytes(folder) - before
-    shutil.rmtree(folder)
     return steps * KEYS * RUNS, added, log, lake
 
 

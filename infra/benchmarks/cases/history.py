@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 from typing import Any
 
@@ -101,7 +100,6 @@ def _long_chart(bench: Bench, name: str) -> None:
         latest = server.client().latest(run_id)[points.keys[0]]
         if not np.isclose(latest[1], points.values[-1]):
             bench.problem(name, f"the latest value is {latest}")
-    shutil.rmtree(folder)
 
 
 CASES = (

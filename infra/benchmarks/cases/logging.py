@@ -40,7 +40,7 @@ class Load:
 
 
 BATCH = Load(points=1_000, connections=8, runs=8)
-SMALL_BATCH = Load(points=50, connections=8, runs=8)
+SMALL_BATCH = Load(points=50, connections=8, runs=8, keys=10)
 SINGLE = Load(points=1, connections=16, runs=16, keys=1)
 ONE_RUN = Load(points=100, connections=64, runs=1)
 
@@ -188,7 +188,7 @@ CASES = (
     ),
     Case(
         "log-batch-50",
-        "log-batch with 50 points of 20 keys, 8 connections to 8 runs",
+        "log-batch with 50 points of 10 keys, 8 connections to 8 runs",
         ("log-batch-50",),
         SERVERS,
         _log_small_batch,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 from collections.abc import Sequence
 
@@ -160,7 +159,6 @@ def _many_runs(bench: Bench, name: str) -> None:
     with bench.started(name, folder) as server:
         bench.settle(server)
         search(bench, server, count, "search-100k-")
-    shutil.rmtree(folder)
 
 
 CASES = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import subprocess
 import time
@@ -116,7 +115,6 @@ def _rebuild(bench: Bench, name: str) -> None:
         found = len(server.client().history(run_id_of(TRAININGS - 1), "train/metric_07"))
         if found != steps:
             bench.problem(name, f"{found} of {steps} points read back")
-    shutil.rmtree(folder)
 
 
 def _purge(bench: Bench, server: Server, run_id: str) -> None:
@@ -144,7 +142,6 @@ def _gc(bench: Bench, name: str) -> None:
     with bench.started(name, folder) as server:
         bench.settle(server)
         _purge(bench, server, run_id_of(1))
-    shutil.rmtree(folder)
 
 
 CASES = (
