@@ -56,7 +56,11 @@ class ExperimentTagDeleted(msgspec.Struct, frozen=True):
 
 
 class ExperimentPurged(msgspec.Struct, frozen=True):
-    """A deleted experiment was purged by gc: its rows go, and its earlier events are scrubbed."""
+    """A deleted experiment was purged by gc: its rows go, and its earlier events are scrubbed.
+
+    Of its names a hash stays, so that the verdicts on others that wanted one stay the same.
+    Rejected where it was restored meanwhile, or still has runs or logged models.
+    """
 
 
 EXPERIMENT_CREATED = EventType("experiment.created", 1, ExperimentCreated, "experiment")

@@ -71,7 +71,10 @@ class LoggedModelDeleted(msgspec.Struct, frozen=True):
 
 
 class LoggedModelPurged(msgspec.Struct, frozen=True):
-    """A deleted logged model was purged by gc: its rows go, its earlier events are scrubbed."""
+    """A deleted logged model was purged by gc: its rows go, its earlier events are scrubbed.
+
+    So can be one of a deleted experiment. Rejected where neither of the two is deleted.
+    """
 
 
 class RunModelLogged(msgspec.Struct, frozen=True):

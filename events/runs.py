@@ -74,7 +74,10 @@ class RunTagDeleted(msgspec.Struct, frozen=True):
 
 
 class RunPurged(msgspec.Struct, frozen=True):
-    """A deleted run was purged by gc: its rows and points go, its earlier events are scrubbed."""
+    """A deleted run was purged by gc: its rows and points go, its earlier events are scrubbed.
+
+    Rejected where it was restored meanwhile.
+    """
 
 
 RUN_CREATED = EventType("run.created", 1, RunCreated, "run")

@@ -166,6 +166,7 @@ SETTINGS: tuple[Setting, ...] = (
         ("MLFLOW_DEFAULT_ARTIFACT_ROOT",),
         "Where new experiments keep their artifacts. Default: mlflow-artifacts:/, the proxy; "
         "the artifacts folder itself with --no-serve-artifacts.",
+        storage=True,
         metavar="URI",
     ),
     Setting(

@@ -13,7 +13,7 @@ from events.artifact_uris import artifact_roots
 from events.blobs import put
 from events.codec import Series, decode_block, make_block
 from events.datasets import RUN_INPUTS_LOGGED, DatasetInput, RunInputsLogged
-from events.event import LANES, EventType
+from events.event import LANES, EventType, NewEvent
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated, Tag
 from events.local_blobs import LocalBlobs
 from events.logged_models import (
@@ -61,8 +61,12 @@ class Home:
 
     def append(self, event_type: EventType[Any], subject: str, payload: Any) -> int:
         """Appends one event, a little later than the last."""
+        return self.log.append([self.made(event_type, subject, payload)])[0]
+
+    def made(self, event_type: EventType[Any], subject: str, payload: Any) -> NewEvent:
+        """An event, a little later than the last."""
         self.time += 1
-        return self.log.append([event_type.new(subject, payload, time=self.time)])[0]
+        return event_type.new(subject, payload, time=self.time)
 
     def fold(self) -> None:
         """Folds all that there is."""
@@ -80,19 +84,20 @@ class Home:
         uri = f"mlflow-artifacts:/{experiment_id}/{run_id}/artifacts"
         tags = [RunTag("mlflow.runName", f"{marker}-name"), RunTag(f"{marker}-tagkey", "v")]
         created = RunCreated(experiment_id, f"{marker}-name", "me", self.time, uri, tags)
-        self.append(RUN_CREATED, run_id, created)
         params = [Param(f"p{n}", f"{marker}-param-{n}-" + "x" * 60) for n in range(5)]
-        self.append(RUN_BATCH_LOGGED, run_id, RunBatchLogged(params, [RunTag("t", marker)]))
-        other = [Param("p0", f"{marker}-refused")]
-        self.append(RUN_BATCH_LOGGED, run_id, RunBatchLogged(other))
-        self.append(RUN_BATCH_LOGGED, run_id, RunBatchLogged(metrics=[Point(f"{marker}-j", 1, 1)]))
-        point = (Series(f"{marker}-m"), 1, 1, 0.5)
-        self.append(POINTS_LOGGED, run_id, make_block([point]))
         series = Series(f"{marker}-long", f"m-{run_id}", f"{marker}-data", "1")
         long = [(series, step, step, step / 7) for step in range(300)]
-        self.append(POINTS_LOGGED, run_id, make_block(long))
         dataset = DatasetInput(f"{marker}-data", "1", "code", f"{marker}-src" + "y" * 4_000)
-        self.append(RUN_INPUTS_LOGGED, run_id, RunInputsLogged([dataset]))
+        events: list[tuple[EventType[Any], Any]] = [
+            (RUN_CREATED, created),
+            (RUN_BATCH_LOGGED, RunBatchLogged(params, [RunTag("t", marker)])),
+            (RUN_BATCH_LOGGED, RunBatchLogged([Param("p0", f"{marker}-refused")])),
+            (RUN_BATCH_LOGGED, RunBatchLogged(metrics=[Point(f"{marker}-j", 1, 1)])),
+            (POINTS_LOGGED, make_block([(Series(f"{marker}-m"), 1, 1, 0.5)])),
+            (POINTS_LOGGED, make_block(long)),
+            (RUN_INPUTS_LOGGED, RunInputsLogged([dataset])),
+        ]
+        self.log.append([self.made(kind, run_id, payload) for kind, payload in events])
         path = f"{experiment_id}/{run_id}/artifacts/model/{marker}.txt"
         put(self.gc.artifacts.proxied, path, [f"{marker}-bytes".encode()])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import workers.gc
 import workers.maintenance
@@ -17,6 +18,7 @@ from events.experiments import (
     ExperimentDeleted,
     ExperimentRestored,
 )
+from events.local_blobs import LocalBlobs
 from events.logged_models import LOGGED_MODEL_DELETED, LoggedModelDeleted
 from events.runs import (
     RUN_BATCH_LOGGED,
@@ -32,6 +34,7 @@ from events.runs import (
 from projections.database import Views, make_empty
 from projections.purges import Choice, Chosen, choose
 from tests.homes import Home, content, open_home
+from workers.cli import main
 from workers.gc import parse_age, run_gc
 from workers.maintenance import MaintenanceError, maintenance_lock
 from workers.projector import Projector
@@ -295,6 +298,62 @@ def test_artifacts_elsewhere_are_told_and_left(home: Home) -> None:
     run_gc(home.gc, Choice())
     assert any("s3://bucket/1/dddd" in line for line in home.said)
     assert home.log.unscrubbed(["dddd"]) == set()
+
+
+def test_artifacts_that_can_not_be_deleted_leave_the_purge_unfinished(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are is told by the log alone, so the run is scrubbed once they are gone."""
+    delete_run(home, A)
+
+    def refused(_self: LocalBlobs, _folder: str) -> int:
+        raise PermissionError("not yours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalBlobs, "delete_tree", refused)
+        report = run_gc(home.gc, Choice())
+    assert (report.unfinished, report.scrubbed) == ([A], 0)
+    assert any("not yours" in line for line in home.said)
+    report = run_gc(home.gc, Choice())
+    assert (report.unfinished, report.artifacts) == ([], 1)
+    assert home.holds(["marka"]) == []
+
+
+def test_the_default_experiment_stays(home: Home) -> None:
+    """Its id is what clients fall back to and could never be made again; its runs go."""
+    home.experiment("0", "Default")
+    home.run("e" * 32, "0", "marke")
+    home.append(EXPERIMENT_DELETED, "0", ExperimentDeleted())
+    report = run_gc(home.gc, Choice())
+    assert report.purged == [("run", "e" * 32)]
+    assert "Experiment 0 stays: it is the default experiment" in home.said[0]
+    with pytest.raises(RunfoldError, match="default experiment"):
+        run_gc(home.gc, Choice(experiment_ids=["0"]))
+
+
+def test_the_command_line(home: Home) -> None:
+    """Flags as those of `mlflow gc`; errors are messages, not tracebacks."""
+    delete_run(home, A)
+    home.fold()
+
+    def gc(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["gc", "--home", str(home.folder), *arguments])
+        return result.exit_code, result.output
+
+    assert gc("--run-ids", f"{A},{B}") == (
+        1,
+        f"Error: Run {B} is not in the `deleted` lifecycle stage: delete it first.\n",
+    )
+    assert gc("--older-than", "soon")[0] == 1
+    assert gc("--dry-run") == (0, f"Run with ID {A} would be permanently deleted.\n")
+    code, output = gc("--older-than", "1d2h3m4s", "--run-ids", A)
+    assert (code, output.splitlines()) == (
+        0,
+        [
+            f"Run with ID {A} has been permanently deleted.",
+            "1 purged, 1 artifact files deleted, 8 events scrubbed.",
+        ],
+    )
 
 
 def test_one_maintenance_command_works_at_a_time(home: Home) -> None:

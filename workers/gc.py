@@ -77,6 +77,8 @@ class Report:
     """Files of artifacts deleted."""
     scrubbed: int = 0
     """Events whose data was emptied."""
+    unfinished: list[str] = field(default_factory=list)
+    """Subjects that are purged, but not scrubbed: their artifacts could not be deleted."""
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,10 @@ def _clean(stores: Gc, report: Report) -> None:
     due = _due(stores)
     report.finished = len(set(due) - {subject for _, subject in report.purged})
     if due:
-        report.artifacts = _delete_artifacts(stores, due)
+        _delete_artifacts(stores, due, report)
         _clean_segments(stores)
         _clean_views(stores)
+    due = [subject for subject in due if subject not in report.unfinished]
     progress = Progress("scrubbing the log", len(due), "subjects")
     # Also where nothing is due: a gc that was killed may have left old pages in the log's WAL.
     for start in range(0, max(len(due), 1), SCRUB_SUBJECTS):
@@ -185,23 +188,21 @@ def _clean(stores: Gc, report: Report) -> None:
     progress.finish()
 
 
-def _delete_artifacts(stores: Gc, subjects: Sequence[str]) -> int:
-    """Deletes the artifacts of these subjects; returns how many files."""
+def _delete_artifacts(stores: Gc, subjects: Sequence[str], report: Report) -> None:
+    """Deletes the artifacts of these subjects."""
     progress = Progress("deleting artifacts", len(subjects), "subjects")
-    deleted = 0
     experiments: list[tuple[str, str]] = []
     for subject in subjects:
         noun, uri = _location(stores.log, subject)
         if noun == "experiment":
             experiments.append((subject, uri))
         elif noun:
-            deleted += _delete_of(stores, subject, uri, only_empty=False)
+            _delete_of(stores, subject, uri, report, only_empty=False)
         progress.add(1)
     # An experiment's folder is empty once the artifacts of its runs are gone.
     for subject, uri in experiments:
-        _delete_of(stores, subject, uri, only_empty=True)
+        _delete_of(stores, subject, uri, report, only_empty=True)
     progress.finish()
-    return deleted
 
 
 def _location(log: Log, subject: str) -> tuple[str, str]:
@@ -213,7 +214,7 @@ def _location(log: Log, subject: str) -> tuple[str, str]:
     return "", ""
 
 
-def _delete_of(stores: Gc, subject: str, uri: str, *, only_empty: bool) -> int:
+def _delete_of(stores: Gc, subject: str, uri: str, report: Report, *, only_empty: bool) -> None:
     """Deletes the folder named after the subject, below which its artifacts are.
 
     Others may keep theirs in the same place where an experiment was given a location of its own,
@@ -221,23 +222,27 @@ def _delete_of(stores: Gc, subject: str, uri: str, *, only_empty: bool) -> int:
     nothing but an empty one.
     """
     parts = uri.rstrip("/").split("/")
+    if subject not in parts and only_empty:
+        return
     try:
         if subject not in parts:
-            if only_empty:
-                return 0
-            raise InvalidParameterValue("its id is not in the location's path")
+            raise InvalidParameterValue("its id is not in the location's path.")
         own = "/".join(parts[: len(parts) - parts[::-1].index(subject)])
         store, path = stores.artifacts.locate(own)
         if not path:
             # The location is a folder of its own: it is named as one in the folder above.
             store, path = stores.artifacts.locate(own.rpartition("/")[0], subject)
-        return 0 if only_empty and not _is_empty(store, path) else store.delete_tree(path)
-    except (InvalidParameterValue, OSError) as error:
+        if not only_empty or _is_empty(store, path):
+            report.artifacts += store.delete_tree(path)
+    except InvalidParameterValue as error:
         stores.echo(
             f"The artifacts of {subject} at {uri} were not deleted: {error} "
             "Delete them yourself where they are."
         )
-        return 0
+    except OSError as error:
+        # Where they are is in the log alone, so it stays there until they are gone.
+        report.unfinished.append(subject)
+        stores.echo(f"The artifacts of {subject} at {uri} could not be deleted: {error}.")
 
 
 def _is_empty(store: BlobStore, folder: str) -> bool:
@@ -355,4 +360,9 @@ def gc_command(
         click.echo(
             f"{len(report.purged)} purged, {report.artifacts} artifact files deleted, "
             f"{report.scrubbed} events scrubbed."
+        )
+    if report.unfinished:
+        raise click.ClickException(
+            f"{len(report.unfinished)} purged but not finished, see above: run gc again once the "
+            "artifacts can be deleted"
         )

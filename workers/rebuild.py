@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from events.errors import TemporarilyUnavailable
+from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import Lane
 from events.log import Log, LogError
 from events.settings import SettingError
@@ -123,5 +123,5 @@ def rebuild_command(view: str | None, **options: Any) -> None:
     try:
         with opened_stores(settings_from(options)) as stores:
             run_rebuild(stores.log, stores.views, stores.settings.lake_path, view)
-    except (MaintenanceError, NotReplaced, LogError, SettingError) as error:
+    except (RunfoldError, MaintenanceError, NotReplaced, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from events.errors import TemporarilyUnavailable
+from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import LANES, Lane
 from events.log import Log, LogError
 from events.settings import SettingError
@@ -125,7 +125,7 @@ def verify_command(**options: Any) -> None:
     try:
         with opened_stores(settings_from(options)) as stores:
             equal = run_verify(stores.log, stores.views, stores.settings.lake_path)
-    except (MaintenanceError, LogError, SettingError) as error:
+    except (RunfoldError, MaintenanceError, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error
     if not equal:
         sys.exit(1)
