@@ -242,15 +242,15 @@ class SqliteLog:
         return count
 
     def _scrub_subject(self, lane: Lane, subject: str, keep: Callable[[Event], bytes]) -> int:
-        count = 0
+        count = after = 0
         while True:
             # Points may be many and large, and nothing of them stays: their data is not read.
             columns = _COLUMNS if lane == "journal" else _COLUMNS.replace(", data", ", x''")
             with self._writer.begin() as connection:
                 rows = connection.exec_driver_sql(
                     f"SELECT {columns} FROM {lane} WHERE subject = ? AND scrubbed = 0 "
-                    f"AND type NOT IN ({_PURGED}) LIMIT ?",
-                    (subject, _SCRUB_PAGE),
+                    f"AND type NOT IN ({_PURGED}) AND position > ? ORDER BY position LIMIT ?",
+                    (subject, after, _SCRUB_PAGE),
                 ).all()
                 changes = [
                     (keep(self._event(lane, row)).decode() if lane == "journal" else b"", row[0])
@@ -263,6 +263,7 @@ class SqliteLog:
             count += len(rows)
             if len(rows) < _SCRUB_PAGE:
                 return count
+            after = rows[-1][0]
 
     def _empty_wal(self) -> None:
         """Moves the WAL into the file and cuts it to nothing, for it holds the old pages."""

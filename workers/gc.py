@@ -50,7 +50,7 @@ from workers.sealer import Sealer, SealerSettings
 from workers.stores import opened_stores
 
 APPEND_EVENTS = 500
-SCRUB_SUBJECTS = 50
+SCRUB_SUBJECTS = 500
 NEVER = 1 << 60
 Echo = Callable[[str], None]
 
