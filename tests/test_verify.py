@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
 import workers.maintenance
 from events.codec import Series, encode_block, make_block
@@ -17,6 +18,7 @@ from projections.metrics import blocks, latest_metrics
 from projections.runs import params, runs
 from projections.segments import segment_runs
 from tests.homes import Home, open_home
+from workers.cli import main
 from workers.maintenance import MaintenanceError
 from workers.projector import Projector
 from workers.sealer import Sealer, SealerSettings
@@ -129,6 +131,15 @@ def test_views_are_verified_while_they_grow(home: Home) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize("command", ["gc", "rebuild", "verify", "events"])
+def test_a_folder_without_a_log_is_refused(tmp_path: Path, command: str) -> None:
+    """A mistyped --home is told, and no empty log is made there."""
+    result = CliRunner().invoke(main, [command, "--home", str(tmp_path / "typo")])
+    assert result.exit_code == 1
+    assert "there is no log at" in result.output
+    assert not (tmp_path / "typo").exists()
 
 
 def test_what_is_not_there_can_not_be_verified(tmp_path: Path) -> None:

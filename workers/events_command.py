@@ -24,8 +24,8 @@ from events.runs import RUN_CREATED
 from events.settings import SettingError
 from projections.database import Views
 from projections.folding import rejected_between
+from workers.maintenance import MaintenanceError, existing_stores
 from workers.options import settings_from, storage_options
-from workers.stores import opened_stores
 
 PAGE = 200
 POLL_S = 0.2
@@ -310,11 +310,11 @@ def events_command(
     """Print the events of the log, oldest first: all, or those about one thing."""
     selection = _selection(run_id, experiment_id, model_id, lane, after)
     try:
-        with opened_stores(settings_from(options)) as stores:
+        with existing_stores(settings_from(options)) as stores:
             printer = Printer(stores.views, click.echo, form == "json", full)
             with contextlib.suppress(KeyboardInterrupt):
                 count = run_events(stores.log, selection, printer, follow=follow)
                 if not count:
                     click.echo("There are no such events.", err=True)
-    except (LogError, SettingError) as error:
+    except (MaintenanceError, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error

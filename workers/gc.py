@@ -39,6 +39,7 @@ from workers.maintenance import (
     LOG_LEVEL,
     MaintenanceError,
     copy_views,
+    existing_stores,
     fold_to_head,
     maintenance_lock,
     publish,
@@ -47,7 +48,6 @@ from workers.maintenance import (
 from workers.options import settings_from, storage_options
 from workers.progress import Progress
 from workers.sealer import Sealer, SealerSettings
-from workers.stores import opened_stores
 
 APPEND_EVENTS = 500
 SCRUB_SUBJECTS = 500
@@ -350,7 +350,7 @@ def gc_command(
             older_than=older_than,
             older_than_ms=parse_age(older_than) if older_than else 0,
         )
-        with opened_stores(settings_from(options)) as stores:
+        with existing_stores(settings_from(options)) as stores:
             lake = stores.settings.lake_path
             gc = Gc(stores.log, stores.views, stores.artifacts, lake)
             report = run_gc(gc, choice, dry_run=dry_run)

@@ -14,10 +14,12 @@ from pathlib import Path
 from events.errors import TemporarilyUnavailable
 from events.event import LANES, Lane
 from events.log import Log
+from events.settings import Settings
 from events.sqlite import open_engine
 from projections.database import SIDE_FILES, Views, make_empty, put_in_place, remove_replaced
 from workers.progress import Progress
 from workers.projector import AlreadyRunning, Projector, projector_lock
+from workers.stores import Stores, opened_stores
 
 LOG_LEVEL = "warning"
 """What the projector and sealer log besides would be in the way of what a command says."""
@@ -32,6 +34,17 @@ STEP_EVENTS: dict[Lane, int] = {"journal": 2_000, "points": 256}
 
 class MaintenanceError(Exception):
     """The command can't go on; the message says why, and what to do."""
+
+
+@contextlib.contextmanager
+def existing_stores(settings: Settings) -> Iterator[Stores]:
+    """The stores of these settings; a folder without a log is refused rather than filled."""
+    if not settings.log_path.exists():
+        raise MaintenanceError(
+            f"there is no log at {settings.log_path}: give --home or --log-uri as to the server"
+        )
+    with opened_stores(settings) as stores:
+        yield stores
 
 
 @contextlib.contextmanager

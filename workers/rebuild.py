@@ -22,6 +22,7 @@ from workers.maintenance import (
     LOG_LEVEL,
     MaintenanceError,
     empty_views,
+    existing_stores,
     fold_up_to,
     folded_to,
     heads_of,
@@ -33,7 +34,6 @@ from workers.maintenance import (
 from workers.options import settings_from, storage_options
 from workers.projector import AlreadyRunning, projector_lock
 from workers.sealer import Sealer
-from workers.stores import opened_stores
 
 Echo = Callable[[str], None]
 
@@ -121,7 +121,7 @@ def rebuild_command(view: str | None, **options: Any) -> None:
     """
     configure_logs(LOG_LEVEL, "rebuild")
     try:
-        with opened_stores(settings_from(options)) as stores:
+        with existing_stores(settings_from(options)) as stores:
             run_rebuild(stores.log, stores.views, stores.settings.lake_path, view)
     except (RunfoldError, MaintenanceError, NotReplaced, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error

@@ -24,6 +24,7 @@ from workers.maintenance import (
     LOG_LEVEL,
     MaintenanceError,
     empty_views,
+    existing_stores,
     fold_up_to,
     folded_to,
     maintenance_lock,
@@ -33,7 +34,6 @@ from workers.options import settings_from, storage_options
 from workers.progress import Progress
 from workers.rebuild import build
 from workers.sealer import Sealer, SealerSettings
-from workers.stores import opened_stores
 
 NEVER = 1 << 60
 Echo = Callable[[str], None]
@@ -123,7 +123,7 @@ def verify_command(**options: Any) -> None:
     """
     configure_logs(LOG_LEVEL, "verify")
     try:
-        with opened_stores(settings_from(options)) as stores:
+        with existing_stores(settings_from(options)) as stores:
             equal = run_verify(stores.log, stores.views, stores.settings.lake_path)
     except (RunfoldError, MaintenanceError, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error
