@@ -19,7 +19,10 @@ def of_role(server: Server, role: str) -> int | None:
     assert server.process is not None
     parent = server.process.pid
     for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        try:
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It ended since it was listed.
         if role.encode() in words:
             return int(child)
     return None
