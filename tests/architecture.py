@@ -324,16 +324,40 @@ def judges(node: ast.AST) -> bool:
         return True
     if not isinstance(node, ast.Call):
         return False
-    called = node.func
-    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    name = called_name(node)
     return name in {"raises", "fail"} or name.startswith(("check_", "assert_"))
 
 
+def called_name(call: ast.Call) -> str:
+    called = call.func
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+
+
+def judging_functions(of: Source) -> set[str]:
+    """The functions of a file that judge, or call one of the file that does."""
+    judging: set[str] = set()
+    while True:
+        found = {
+            function.name
+            for function in functions(of)
+            if any(
+                judges(node) or (isinstance(node, ast.Call) and called_name(node) in judging)
+                for node in ast.walk(function)
+            )
+        }
+        if found == judging:
+            return judging
+        judging = found
+
+
 def tests_without_judgement(sources: Iterable[Source]) -> list[str]:
-    return [
-        f"{of.path}:{test.lineno} {test.name} asserts nothing: assert what is true, use "
-        "pytest.raises, or call a helper named check_…"
-        for of in sources
-        for test in tests_of(of)
-        if not any(judges(node) for node in ast.walk(test))
-    ]
+    complaints = []
+    for of in sources:
+        judging = judging_functions(of)
+        complaints += [
+            f"{of.path}:{test.lineno} {test.name} asserts nothing: assert what is true, use "
+            "pytest.raises, or call a helper named check_…"
+            for test in tests_of(of)
+            if test.name not in judging
+        ]
+    return complaints

@@ -368,7 +368,9 @@ def test_an_idle_test_is_found() -> None:
         'def test_a():\n    """True."""\n    assert 1\n'
         'def test_b():\n    """True."""\n    with pytest.raises(E): f()\n'
         'def test_c():\n    """True."""\n    check_same(1, 1)\n'
-        "def helper(): pass",
+        'def test_d():\n    """True."""\n    _same()\n'
+        "def _same():\n    _deeper()\n"
+        "def _deeper():\n    assert 1",
     )
     assert len(architecture.undescribed_tests([idle, good])) == 2
     assert len(architecture.tests_without_judgement([idle, good])) == 2
