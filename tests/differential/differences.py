@@ -14,6 +14,7 @@ DIFFERENCES: dict[str, str] = {
     "http-head": "HEAD is answered as GET is; MLflow misses the query and answers 400.",
     "both-prefixes": "What MLflow serves under /ajax-api only is served under /api too.",
     "error-json": "Every refusal is MLflow's error JSON; MLflow sends some as HTML or as nothing.",
+    "bare-nan": "NaN goes out as a text; MLflow's bulk history writes it bare, which is no JSON.",
     "retry": "A model's param or output logged again changes nothing; MLflow shows SQL text.",
     "unknown-model": "A metric of a model that does not exist is a 404; MLflow shows SQL text.",
     "model-status": "A search by a model's status compares names; MLflow compares its number.",

@@ -129,7 +129,8 @@ def _resolve_bytes(raw: bytes, names: Mapping[str, str]) -> bytes:
 
 def _parse(answer: Answer) -> Any:
     try:
-        return json.loads(answer.body)
+        # The difference "bare-nan": what stands in MLflow's text as NaN is read as "NaN".
+        return json.loads(answer.body, parse_constant=str)
     except ValueError:
         return None
 

@@ -204,7 +204,7 @@ def _search(names: list[str], texts_: list[str], order: list[str], view: str, co
 search = st.builds(
     _search,
     st.lists(experiments, min_size=1, max_size=2, unique=True),
-    st.lists(conditions, max_size=3),
+    st.lists(conditions, max_size=2),
     st.lists(orders, max_size=2, unique_by=lambda text: text.split()[0]),
     st.sampled_from(VIEWS),
     st.integers(1, 5),
@@ -255,6 +255,22 @@ writes = st.one_of(
 )
 reads = st.one_of(search, search, history, bulk, interval)
 
+
+def _first_values(number: int, run: str) -> Call:
+    """Something to meet, search and change in each run."""
+    body = {
+        **run_id(run),
+        "metrics": [
+            {"key": key, "value": number - 0.5, "timestamp": number, "step": step}
+            for key in METRICS[: number + 1]
+            for step in range(number, 3)
+        ],
+        "params": [{"key": "p", "value": TEXTS[number + 1]}],
+        "tags": [{"key": "t", "value": TEXTS[number]}],
+    }
+    return post("runs/log-batch", body)
+
+
 BEGIN: tuple[Call, ...] = (
     *(
         post("experiments/create", {"name": f"${{unique}}-{name}"}, save={name: "experiment_id"})
@@ -263,6 +279,7 @@ BEGIN: tuple[Call, ...] = (
     _new_run("r0", "e0").build(0),
     _new_run("r1", "e0").build(1),
     _new_run("r2", "e1").build(2),
+    *(_first_values(number, run) for number, run in enumerate(RUNS)),
 )
 EVERYTHING = ["${e0}", "${e1}"]
 END: tuple[Call, ...] = (
@@ -272,9 +289,22 @@ END: tuple[Call, ...] = (
 )
 
 
+def in_turns(
+    some_writes: st.SearchStrategy[Draw], some_reads: st.SearchStrategy[Draw]
+) -> st.SearchStrategy[list[Draw]]:
+    """Twice a few writes and then a few reads: 16 to 32 calls."""
+    turns = st.tuples(
+        st.lists(some_writes, min_size=6, max_size=10),
+        st.lists(some_reads, min_size=3, max_size=6),
+        st.lists(some_writes, min_size=4, max_size=10),
+        st.lists(some_reads, min_size=3, max_size=6),
+    )
+    return turns.map(lambda parts: [call for part in parts for call in part])
+
+
 @st.composite
 def sequences(draw: st.DrawFn) -> list[Call]:
-    """Between 4 and 24 random calls, with a fixed beginning and an end that reads everything."""
-    middle = draw(st.lists(st.one_of(writes, writes, reads), min_size=4, max_size=24))
+    """Writes, reads, writes, reads; a fixed beginning, and an end that reads everything."""
+    middle = draw(in_turns(writes, reads))
     made = [one.build(place) for place, one in enumerate(middle, start=10)]
     return [*BEGIN, *made, *END]

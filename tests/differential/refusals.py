@@ -1,7 +1,7 @@
 """What must hold of every answer of Runfold, whatever MLflow answers.
 
-Nothing that a client sends gives a 5xx, every refusal is MLflow's error JSON, and a refused call
-has appended nothing to the log.
+Nothing that a client sends gives a 5xx, every refusal is MLflow's error JSON, a refused call has
+appended nothing to the log, and JSON is JSON: no bare NaN in it.
 """
 
 import json
@@ -12,6 +12,10 @@ from tests.differential.calls import Call
 from tests.servers import Answer
 
 NOT_IMPLEMENTED = 501
+
+
+def _not_json(constant: str) -> None:
+    raise AssertionError(f"{constant} stands bare in an answer: no JSON")
 
 
 class RefusalCheck:
@@ -27,6 +31,8 @@ class RefusalCheck:
             self._refused(call, answer)
             appended = {name: heads[name] - self._heads[name] for name in heads}
             assert heads == self._heads, f"refused, yet appended {appended}: {call.describe()}"
+        elif answer.headers.get("content-type", "").startswith("application/json"):
+            json.loads(answer.body or b"{}", parse_constant=_not_json)
         self._heads = heads
 
     def _refused(self, call: Call, answer: Answer) -> None:

@@ -14,7 +14,7 @@ from tests.differential.play import Seen, compare, play
 from tests.servers import Server
 
 # Rules of the judge, not of single calls.
-GENERAL = {"no-5xx", "error-json"}
+GENERAL = {"no-5xx", "error-json", "bare-nan"}
 
 LIMITS = (
     [f"L-{number:02}" for number in range(1, 24)]
