@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
@@ -134,6 +135,8 @@ def main(
         for case in CASES:
             click.echo(f"{case.name:14} {case.about}")
         return
+    # So that servers are stopped then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _options(quick, given)
     work = work.expanduser().resolve()
     work.mkdir(parents=True, exist_ok=True)

@@ -113,6 +113,8 @@ def markdown(results: Results, head: Head, chart_files: Iterable[str]) -> str:
             f"- the yardstick ran at {factor:.2f} of its speed on the machine that the absolute",
             "  targets were set on; times and rates among them are scaled by that",
         ]
+    if head.settings.get("scale", 1) != 1:
+        lines.append("- **the data sets were shrunk: the titles name their whole size**")
     lines += ["", summary(results, head.cases)]
     rows = measured(results)
     titles = {chart.file: chart.title for chart in CHARTS}

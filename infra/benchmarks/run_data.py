@@ -136,13 +136,14 @@ QUERY: dict[str, Query] = {
 
 
 def create_body(run: RunData) -> dict[str, Any]:
-    """The body that creates a run."""
+    """The body that creates a run. Its name is a tag too, as the mlflow client sends it:
+    FastTrackML searches names by that."""
     return {
         "experiment_id": "0",
         "user_id": "bench",
         "run_name": run.name,
         "start_time": run.start_time,
-        "tags": [],
+        "tags": [{"key": "mlflow.runName", "value": run.name}],
     }
 
 

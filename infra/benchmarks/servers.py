@@ -20,7 +20,7 @@ from infra.benchmarks.peers import Peers
 from infra.benchmarks.rows import FASTTRACKML, MLFLOW, RUNFOLD, YARDSTICK
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S_MAX = 120.0
+START_S_MAX = 240.0
 STOP_S_MAX = 30.0
 QUIET = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """Keeps the peers from sending usage data; all else is their default."""
