@@ -20,6 +20,9 @@ from tests.servers import MLFLOW_QUIET, Server, runfold
 
 SCRIPT_SECONDS_MAX = 280
 
+# The first test waits for the training and the reading back: 40 s, or minutes on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 
 @dataclass(frozen=True)
 class Session:
@@ -79,7 +82,7 @@ def test_autolog_of_a_grid_search(session: Session) -> None:
     }
     assert tried == {("2", "5"), ("2", "10"), ("4", "5"), ("4", "10")}
     assert all("mean_test_score" in child["metrics"] for child in read["children"])
-    assert [used["tags"]["mlflow.data.context"] for used in run["datasets"]] == ["train", "eval"]
+    assert [used["tags"]["mlflow.data.context"] for used in run["datasets"]] == ["train"]
     assert {"model", "best_estimator"} <= set(read["models"])
     assert all(predicted == logged["predictions"] for predicted in read["predictions"].values())
     assert "cv_results.csv" in read["files"]
