@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -177,10 +178,17 @@ def test_what_comes_is_followed_with_its_verdict(home: Home) -> None:
 def test_control_c_ends_cleanly(home: Home) -> None:
     """Ctrl-C while following: no traceback, exit code 0."""
     command = [sys.executable, "-m", "workers.cli", "events", "--home", str(home.folder), "-f"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, as these tests may be, ignores Ctrl-C, and so would its child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert "experiment.created" in process.stdout.readline()
     time.sleep(0.5)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
