@@ -205,8 +205,48 @@ NUMBERS = on_run(
     get(AJAX + "metrics/get-history", {"run_id": "${run}", "metric_key": "b"}),
 )
 
+
+def from_page(origin: str, method: str = "POST") -> Call:
+    """A request as a browser sends it for a page of that site."""
+    headers = {"Content-Type": "application/json", "Origin": origin}
+    if method == "GET":
+        return get("runs/get", {"run_id": "${run}"}, headers=headers)
+    return post("runs/set-tag", {**TAGGED, "value": origin}, headers=headers)
+
+
+def to_name(host: str, path: str = "runs/get") -> Call:
+    """A request to this server under another name, as after a DNS rebinding."""
+    return get(path, {"run_id": "${run}"}, headers={"Host": host})
+
+
+TAGGED = {"run_id": "${run}", "key": "k"}
+
+OTHER_SITES = on_run(
+    "http-other-sites",
+    from_page("http://evil.example"),
+    from_page("https://evil.example:8443"),
+    from_page("null"),
+    from_page("http://localhost:3000"),
+    from_page("http://127.0.0.1:3000"),
+    from_page("http://evil.example", "GET"),
+    to_name("evil.example"),
+    to_name("localhost"),
+    to_name("localhost:5000"),
+    to_name("192.168.1.7:5000"),
+    to_name("10.0.0.1"),
+    to_name("172.20.0.3:80"),
+    to_name("8.8.8.8"),
+    to_name("localhost.evil.example"),
+    to_name("[::1]:5000"),
+    to_name("evil.example", "/health"),
+    to_name("evil.example", "/version"),
+    to_name("evil.example", "/get-artifact"),
+    to_name("evil.example", "/api/2.0/mlflow-artifacts/artifacts"),
+)
+
 CASES = (
     CONTENT_TYPES,
+    OTHER_SITES,
     BODIES,
     ENCODINGS,
     REFUSED_HERE,
