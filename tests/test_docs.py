@@ -40,17 +40,28 @@ def test_generated_tables_are_current(script: str) -> None:
     assert made.returncode == 0, made.stdout + made.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     """Each link to a file of the project leads to one."""
-    links = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [link for link in links_of(page) if not link.exists()] == []
+
+
+def links_of(page: Path) -> list[Path]:
+    """The files of the project that a page links to."""
+    links = LINK.findall(page.read_text("utf-8"))
+    return [(page.parent / link).resolve() for link in links if "://" not in link]
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
     """Nobody has to list the folder to find a page."""
-    linked = set(LINK.findall((ROOT / "README.md").read_text("utf-8")))
-    assert {page.relative_to(ROOT).as_posix() for page in PAGES} - linked == {"README.md"}
+    reached: set[Path] = set()
+    left = [ROOT / "README.md"]
+    while left:
+        page = left.pop()
+        if page not in reached and page.exists():
+            reached.add(page)
+            left += [link for link in links_of(page) if link.suffix == ".md"]
+    assert set(PAGES) - reached == set()
 
 
 def test_every_command_is_documented() -> None:
