@@ -356,6 +356,8 @@ def gc_command(
             report = run_gc(gc, choice, dry_run=dry_run)
     except (RunfoldError, MaintenanceError, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error
+    if dry_run and not report.purged and not report.finished:
+        click.echo("Nothing would be deleted: nothing that was asked for is in the deleted stage.")
     if not dry_run:
         click.echo(
             f"{len(report.purged)} purged, {report.artifacts} artifact files deleted, "
