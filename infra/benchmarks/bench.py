@@ -64,8 +64,10 @@ class Bench:
     def started(
         self, name: str, folder: Path | None = None, flags: Sequence[str] = ()
     ) -> Iterator[Server]:
-        """A server in a fresh folder, or in one that has data already."""
+        """A server in a fresh folder, or in one that has data already, once it rests."""
         with running(name, folder or self.home_of(name), self.peers, flags) as server:
+            # MLflow answers while most of its processes are still starting.
+            wait_until_quiet(server.pid)
             yield server
 
     def record(self, row: str, server: str, value: float) -> None:

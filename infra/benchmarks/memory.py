@@ -10,8 +10,8 @@ import psutil  # type: ignore[import-untyped]
 
 SAMPLE_S = 0.2
 QUIET_CPU_SHARE = 0.04
-QUIET_FOR_S = 2.0
-QUIET_WITHIN_S = 180.0
+QUIET_FOR_S = 1.0
+QUIET_WITHIN_S = 120.0
 
 
 def _tree(pid: int) -> list[psutil.Process]:

@@ -18,6 +18,7 @@ from infra.benchmarks.rows import FASTTRACKML, MLFLOW, RUNFOLD, SERVERS, YARDSTI
 from infra.benchmarks.servers import YARDSTICK_FILE, Server
 
 POINT_BYTES = 110
+WARM_UP_S = 1.0
 READ_EVERY_S = 0.05
 READER_RUNS = 120
 
@@ -56,29 +57,38 @@ def streams_for(server: Server, load: Load) -> list[Stream]:
     return [Stream(run_id, place, load.shape) for run_id, place in places]
 
 
+def loaded(bench: Bench, server: Server, streams: Sequence[Stream]) -> Outcome:
+    """What the load gave, once every process of the server has had requests."""
+    warmed = run_load(server.port, streams, WARM_UP_S)
+    for problem in wrong_statuses(warmed):
+        bench.problem(server.name, f"warming up: {problem}")
+    return run_load(server.port, streams, bench.options.seconds)
+
+
 def check(bench: Bench, server: Server, streams: Sequence[Stream], outcome: Outcome) -> None:
     """Notes every answer that is not 200, and whatever does not read back as it was sent."""
     problems = list(wrong_statuses(outcome))
     if server.name == YARDSTICK:
-        problems += _wrong_rows(server, outcome)
+        problems += _wrong_rows(server, streams)
     elif not problems:
         problems += wrong_points(server.client(), streams)
     for problem in problems:
         bench.problem(server.name, problem)
 
 
-def _wrong_rows(server: Server, outcome: Outcome) -> Iterable[str]:
+def _wrong_rows(server: Server, streams: Sequence[Stream]) -> Iterable[str]:
     with sqlite3.connect(server.folder / YARDSTICK_FILE) as connection:
         (count,) = connection.execute("SELECT count(*) FROM points").fetchone()
-    if count != outcome.answered:
-        yield f"{count} rows stored for {outcome.answered} answers"
+    sent = sum(stream.sent for stream in streams)
+    if count != sent:
+        yield f"{count} rows stored of {sent}"
 
 
 def _log_batch(bench: Bench, name: str) -> None:
     with bench.started(name) as server:
         streams = streams_for(server, BATCH)
         with PeakMemory(server.pid) as peak:
-            outcome = run_load(server.port, streams, bench.options.seconds)
+            outcome = loaded(bench, server, streams)
         bench.record("log-batch", name, outcome.answered * BATCH.points / outcome.seconds)
         if name in (MLFLOW, FASTTRACKML):
             # Runfold's is taken from the long run, where it is greatest.
@@ -89,7 +99,7 @@ def _log_batch(bench: Bench, name: str) -> None:
 def _log_small_batch(bench: Bench, name: str) -> None:
     with bench.started(name) as server:
         streams = streams_for(server, SMALL_BATCH)
-        outcome = run_load(server.port, streams, bench.options.seconds)
+        outcome = loaded(bench, server, streams)
         rate = outcome.answered * SMALL_BATCH.points / outcome.seconds
         bench.record("log-batch-50", name, rate)
         check(bench, server, streams, outcome)
@@ -98,7 +108,7 @@ def _log_small_batch(bench: Bench, name: str) -> None:
 def _log_metric(bench: Bench, name: str) -> None:
     with bench.started(name) as server:
         streams = streams_for(server, SINGLE)
-        outcome = run_load(server.port, streams, bench.options.seconds)
+        outcome = loaded(bench, server, streams)
         bench.record("log-metric", name, outcome.answered / outcome.seconds)
         bench.record("log-metric-p99", name, outcome.percentile_ms(0.99))
         check(bench, server, streams, outcome)
@@ -107,7 +117,7 @@ def _log_metric(bench: Bench, name: str) -> None:
 def _one_run(bench: Bench, name: str) -> None:
     with bench.started(name) as server:
         streams = streams_for(server, ONE_RUN)
-        outcome = run_load(server.port, streams, bench.options.seconds)
+        outcome = loaded(bench, server, streams)
         bench.record("one-run", name, outcome.answered * ONE_RUN.points / outcome.seconds)
         failed = sum(n for status, n in outcome.refused.items() if status >= 500 or status == 0)
         bench.record("one-run-5xx", name, failed)
