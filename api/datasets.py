@@ -22,7 +22,7 @@ from events.datasets import (
 )
 from events.errors import InvalidParameterValue
 from projections.datasets import DatasetSummary, search_datasets
-from projections.logged_models import conflicting_output
+from projections.logged_models import check_outputs
 
 RUNS = "/api/2.0/mlflow/runs"
 EXPERIMENTS = "/api/2.0/mlflow/experiments"
@@ -165,9 +165,7 @@ async def log_outputs(request: Request) -> Response:
     await services.gate.require_active(asked.run_id)
     models = [ModelOutput(model.model_id, model.step or 0) for model in asked.models]
     if models:
-        refusal = await services.views.read(conflicting_output, asked.run_id, models)
-        if refusal is not None:
-            raise refusal
+        await services.views.at_door(check_outputs, asked.run_id, models)
         logged = new_event(request, RUN_OUTPUTS_LOGGED, asked.run_id, RunOutputsLogged(models))
         await services.writer.decide(logged)
     return json_answer({})

@@ -22,7 +22,7 @@ from api.limits import (
 )
 from api.names import new_experiment_id
 from api.requests import Int32, RequiredText, choices, decode
-from api.services import Services, new_event, now_ms, services_of
+from api.services import Services, active_experiment_row, new_event, now_ms, services_of
 from events.artifact_uris import join_uri
 from events.errors import (
     BadRequest,
@@ -135,7 +135,7 @@ async def create_experiment(request: Request) -> Response:
         given.append(Tag(tag.key, value))
     experiment_id = new_experiment_id()
     location = _location(services, experiment_id, asked.artifact_location)
-    if await services.views.read(name_holder, asked.name) is not None:
+    if await services.views.now(name_holder, asked.name) is not None:
         raise ResourceAlreadyExists(f"Experiment(name={asked.name}) already exists.")
     time_ms = now_ms()
     created = ExperimentCreated(asked.name, location, time_ms, given)
@@ -164,22 +164,22 @@ async def ensure_default_experiment(services: Services) -> None:
     )
 
 
-async def _existing(request: Request, experiment_id: str) -> Row:
+async def _written_to(request: Request, experiment_id: str) -> Row:
+    """The experiment that a write is about, in any stage."""
     check_experiment_id(experiment_id)
-    return await services_of(request).views.read(get_experiment, experiment_id)
+    return await services_of(request).views.at_door(get_experiment, experiment_id)
 
 
 async def _active(request: Request, experiment_id: str) -> Row:
-    row = await _existing(request, experiment_id)
-    if row["lifecycle_stage"] != ACTIVE:
-        raise inactive_experiment(experiment_id, row["lifecycle_stage"])
-    return row
+    check_experiment_id(experiment_id)
+    return await services_of(request).views.at_door(active_experiment_row, experiment_id)
 
 
 async def get(request: Request) -> Response:
     """One experiment, in any stage."""
     asked = await decode(request, OneExperiment)
-    row = await _existing(request, asked.experiment_id)
+    check_experiment_id(asked.experiment_id)
+    row = await services_of(request).views.read(get_experiment, asked.experiment_id)
     return json_answer({"experiment": experiment_json(row)})
 
 
@@ -193,7 +193,7 @@ async def get_by_name(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """The deleted stage, with all its runs."""
     asked = await decode(request, OneExperiment)
-    row = await _existing(request, asked.experiment_id)
+    row = await _written_to(request, asked.experiment_id)
     if row["lifecycle_stage"] != ACTIVE:
         raise unknown_experiment(asked.experiment_id)
     await services_of(request).writer.decide(
@@ -205,7 +205,7 @@ async def delete(request: Request) -> Response:
 async def restore(request: Request) -> Response:
     """Active again, with all its runs."""
     asked = await decode(request, OneExperiment)
-    row = await _existing(request, asked.experiment_id)
+    row = await _written_to(request, asked.experiment_id)
     if row["lifecycle_stage"] == ACTIVE:
         raise unknown_experiment(asked.experiment_id)
     await services_of(request).writer.decide(
@@ -218,11 +218,11 @@ async def update(request: Request) -> Response:
     """Another name; one that is taken is a BAD_REQUEST here, as in MLflow."""
     asked = await decode(request, UpdateExperiment)
     services = services_of(request)
-    row = await _existing(request, asked.experiment_id)
+    row = await _written_to(request, asked.experiment_id)
     check_experiment_name(asked.new_name, "new_name")
     if row["lifecycle_stage"] != ACTIVE:
         raise inactive_experiment(asked.experiment_id, row["lifecycle_stage"])
-    holder = await services.views.read(name_holder, asked.new_name)
+    holder = await services.views.now(name_holder, asked.new_name)
     if holder not in (None, asked.experiment_id):
         raise BadRequest(f"Experiment(name={asked.new_name}) already exists.")
     renamed = ExperimentRenamed(asked.new_name)

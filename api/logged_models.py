@@ -41,16 +41,12 @@ from events.logged_models import (
     ModelTag,
     RunModelLogged,
 )
-from projections.experiments import get_experiment
-from projections.lifecycle import ACTIVE, inactive_experiment
 from projections.logged_models import (
-    conflicting_model_param,
+    check_has_model_tag,
+    check_model_params,
     extended_history,
     get_model_row,
     history_of,
-    logged_model_tags,
-    missing_model_tag,
-    model_texts,
 )
 from projections.model_documents import (
     ModelDocument,
@@ -173,14 +169,13 @@ async def create_model(request: Request) -> Response:
     check_unique((param.key for param in params), "parameter")
     check_unique((tag.key for tag in tags), "tag")
     services = services_of(request)
-    experiment = await services.views.read(get_experiment, asked.experiment_id)
-    if experiment["lifecycle_stage"] != ACTIVE:
-        raise inactive_experiment(asked.experiment_id, experiment["lifecycle_stage"])
+    location = await services.gate.artifact_location(asked.experiment_id)
+    services.writer.require_folding()
     model_id, time_ms = new_model_id(), now_ms()
     created = LoggedModelCreated(
         asked.experiment_id,
         name,
-        join_uri(experiment["artifact_location"], "models", model_id, "artifacts"),
+        join_uri(location, "models", model_id, "artifacts"),
         time_ms,
         asked.source_run_id or "",
         asked.model_type or "",
@@ -189,7 +184,7 @@ async def create_model(request: Request) -> Response:
     )
     event = new_event(request, LOGGED_MODEL_CREATED, model_id, created, time_ms)
     await services.writer.decide(event)
-    return await _answer_model(request, model_id)
+    return await _answer_written(request, model_id)
 
 
 def _check_name(name: str) -> None:
@@ -211,10 +206,10 @@ async def finalize_model(request: Request) -> Response:
     """Another status; any may follow any other."""
     asked = await decode(request, FinalizeModel)
     model_id = _model_id(request, asked.model_id)
-    await services_of(request).views.read(get_model_row, model_id, allow_deleted=True)
+    await services_of(request).views.at_door(get_model_row, model_id, allow_deleted=True)
     finalized = LoggedModelFinalized(STATUS_BY_WIRE[asked.status])
     await _decide(request, LOGGED_MODEL_FINALIZED, model_id, finalized)
-    return await _answer_model(request, model_id)
+    return await _answer_written(request, model_id)
 
 
 def _model_id(request: Request, in_body: str | None = None) -> str:
@@ -240,9 +235,7 @@ async def log_model_params(request: Request) -> Response:
     sent = _checked(asked.params, "params")
     check_unique((param.key for param in sent), "parameter")
     params = [ModelParam(param.key, param.value or "") for param in sent]
-    refusal = await services_of(request).views.read(conflicting_model_param, model_id, params)
-    if refusal is not None:
-        raise refusal
+    await services_of(request).views.at_door(check_model_params, model_id, params)
     if params:
         logged = LoggedModelParamsLogged(params)
         await _decide(request, LOGGED_MODEL_PARAMS_LOGGED, model_id, logged)
@@ -254,7 +247,7 @@ async def set_model_tags(request: Request) -> Response:
     asked = await decode(request, SetModelTags)
     model_id = _model_id(request)
     tags = {tag.key: ModelTag(tag.key, tag.value or "") for tag in _checked(asked.tags, "tags")}
-    await services_of(request).views.read(get_model_row, model_id, allow_deleted=True)
+    await services_of(request).views.at_door(get_model_row, model_id, allow_deleted=True)
     if tags:
         await _decide(
             request, LOGGED_MODEL_TAGS_SET, model_id, LoggedModelTagsSet(list(tags.values()))
@@ -265,9 +258,7 @@ async def set_model_tags(request: Request) -> Response:
 async def delete_model_tag(request: Request) -> Response:
     """One tag of a model removed."""
     model_id, key = _model_id(request), request.path_params["tag_key"]
-    stored = await services_of(request).views.read(model_texts, logged_model_tags, model_id)
-    if key not in stored:
-        raise missing_model_tag(model_id, key)
+    await services_of(request).views.at_door(check_has_model_tag, model_id, key)
     await _decide(request, LOGGED_MODEL_TAG_DELETED, model_id, LoggedModelTagDeleted(key))
     return json_answer({})
 
@@ -275,7 +266,7 @@ async def delete_model_tag(request: Request) -> Response:
 async def delete_model(request: Request) -> Response:
     """The deleted stage; its files stay until gc."""
     model_id = _model_id(request)
-    await services_of(request).views.read(get_model_row, model_id, allow_deleted=True)
+    await services_of(request).views.at_door(get_model_row, model_id, allow_deleted=True)
     await _decide(request, LOGGED_MODEL_DELETED, model_id, LoggedModelDeleted())
     return json_answer({})
 
@@ -283,13 +274,15 @@ async def delete_model(request: Request) -> Response:
 async def answer_model(request: Request) -> Response:
     """One model; a deleted one only with `allow_deleted=true`."""
     allow_deleted = request.query_params.get("allow_deleted", "").lower() == "true"
-    return await _answer_model(request, _model_id(request), allow_deleted=allow_deleted)
-
-
-async def _answer_model(request: Request, model_id: str, *, allow_deleted: bool = True) -> Response:
     document = await services_of(request).views.read(
-        get_model, model_id, allow_deleted=allow_deleted
+        get_model, _model_id(request), allow_deleted=allow_deleted
     )
+    return json_answer({"model": model_json(document)})
+
+
+async def _answer_written(request: Request, model_id: str) -> Response:
+    """The model that a write has just changed: its verdict says that the views have the change."""
+    document = await services_of(request).views.now(get_model, model_id, allow_deleted=True)
     return json_answer({"model": model_json(document)})
 
 
@@ -366,7 +359,7 @@ async def log_run_model(request: Request) -> Response:
     logged = RunModelLogged(_history_entry(asked.model_json))
     services = services_of(request)
     await services.gate.require_active(asked.run_id)
-    history = await services.views.read(history_of, asked.run_id)
+    history = await services.views.now(history_of, asked.run_id)
     extended_history(asked.run_id, history, logged.model)
     await services.writer.decide(new_event(request, RUN_MODEL_LOGGED, asked.run_id, logged))
     return json_answer({})

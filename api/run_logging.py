@@ -36,7 +36,7 @@ from events.runs import (
     RunTag,
     RunTagDeleted,
 )
-from projections.runs import conflicting_param, missing_tag, tags, texts_of
+from projections.runs import check_has_tag, check_params
 
 PREFIX = "/api/2.0/mlflow/runs"
 
@@ -136,9 +136,7 @@ async def delete_tag(request: Request) -> Response:
     asked = await decode(request, DeleteTag)
     services = services_of(request)
     await services.gate.require_active(asked.run_id)
-    stored = await services.views.read(texts_of, tags, [asked.run_id])
-    if asked.key not in dict(stored[asked.run_id]):
-        raise missing_tag(asked.run_id, asked.key)
+    await services.views.at_door(check_has_tag, asked.run_id, asked.key)
     deleted = new_event(request, RUN_TAG_DELETED, asked.run_id, RunTagDeleted(asked.key))
     await services.writer.decide(deleted)
     return json_answer({})
@@ -252,9 +250,7 @@ async def _log_texts(
     services = services_of(request)
     await services.gate.require_active(run_id)
     if params:
-        refusal = await services.views.read(conflicting_param, run_id, params)
-        if refusal is not None:
-            raise refusal
+        await services.views.at_door(check_params, run_id, params)
     points = [] if block is None else points_of(block)
     batch = RunBatchLogged(params or [], given or [], points)
     await services.writer.decide(new_event(request, RUN_BATCH_LOGGED, run_id, batch))

@@ -138,7 +138,7 @@ async def update_run(request: Request) -> Response:
     await services.gate.require_active(asked.run_id)
     updated = RunUpdated(asked.status, asked.end_time, asked.run_name or None)
     await services.writer.decide(new_event(request, RUN_UPDATED, asked.run_id, updated))
-    row = await services.views.read(get_row, asked.run_id)
+    row = await services.views.now(get_row, asked.run_id)
     return json_answer({"run_info": info_json(row)})
 
 
@@ -146,7 +146,7 @@ async def delete_run(request: Request) -> Response:
     """The deleted stage, from which it can be restored."""
     asked = await decode(request, NamedRun)
     services = services_of(request)
-    await services.views.read(get_row, asked.run_id)
+    await services.views.at_door(get_row, asked.run_id)
     await services.writer.decide(new_event(request, RUN_DELETED, asked.run_id, RunDeleted()))
     return json_answer({})
 
@@ -155,7 +155,7 @@ async def restore_run(request: Request) -> Response:
     """Active again."""
     asked = await decode(request, NamedRun)
     services = services_of(request)
-    await services.views.read(get_row, asked.run_id)
+    await services.views.at_door(get_row, asked.run_id)
     await services.writer.decide(new_event(request, RUN_RESTORED, asked.run_id, RunRestored()))
     return json_answer({})
 

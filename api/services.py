@@ -28,6 +28,7 @@ from projections.lifecycle import ACTIVE, inactive_experiment, inactive_run, unk
 from projections.logged_models import existing_models, unknown_model
 from projections.runs import get_rows
 from projections.schema import purged, rejections
+from projections.state import Row
 
 logger = structlog.get_logger(__name__)
 
@@ -98,6 +99,15 @@ class Writer:
                 raise refusal
         return position
 
+    def require_folding(self) -> None:
+        """Refuses, before anything is appended, what could not be answered while folding has
+        stopped."""
+        stopped = self._watch.checkpoints["journal"].stopped
+        if stopped is not None:
+            raise TemporarilyUnavailable(
+                f"The views can't take this in now: folding stopped at {stopped}. Try again later."
+            )
+
     async def _known_verdict(self, position: int, subject: str) -> RunfoldError | None:
         """The refusal, asked for until the views answer: they may just be replaced."""
         while True:
@@ -156,6 +166,26 @@ class Reader:
             self._watch.look()
             await asyncio.sleep(0.01)
 
+    async def now(
+        self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The query's answer from what is folded now, without waiting.
+
+        It has the caller's own writes to the journal, for they waited for their verdict.
+        """
+        _, answer = await self.in_thread(self._try, {}, query, args, kwargs)
+        return answer  # type: ignore[no-any-return]
+
+    async def at_door(
+        self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Checks a write beforehand: what the query raises is the refusal, where it raises the
+        same of fresh views. A write that passes is judged by the fold, so it need not wait."""
+        try:
+            return await self.now(query, *args, **kwargs)
+        except RunfoldError:
+            return await self.read(query, *args, **kwargs)
+
     async def in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a blocking call off the event loop."""
         loop = asyncio.get_running_loop()
@@ -179,6 +209,28 @@ class Reader:
     def close(self) -> None:
         """Ends the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _active_run(connection: sa.Connection, run_id: str) -> None:
+    row = get_rows(connection, [run_id]).get(run_id)
+    if row is None:
+        raise unknown_run(run_id)
+    if row["lifecycle_stage"] != ACTIVE:
+        raise inactive_run(run_id, row["lifecycle_stage"])
+
+
+def active_experiment_row(connection: sa.Connection, experiment_id: str) -> Row:
+    """The experiment, where it can be written to; raises where it is missing or deleted."""
+    row = get_experiment(connection, experiment_id)
+    if row["lifecycle_stage"] != ACTIVE:
+        raise inactive_experiment(experiment_id, row["lifecycle_stage"])
+    return row
+
+
+def _require_models(connection: sa.Connection, model_ids: set[str]) -> None:
+    missing = model_ids - existing_models(connection, sorted(model_ids))
+    if missing:
+        raise unknown_model(min(missing))
 
 
 class Gate:
@@ -205,9 +257,7 @@ class Gate:
         self._forget_what_changed()
         location = self._locations.get(experiment_id)
         if location is None:
-            row = await self._reader.read(get_experiment, experiment_id)
-            if row["lifecycle_stage"] != ACTIVE:
-                raise inactive_experiment(experiment_id, row["lifecycle_stage"])
+            row = await self._reader.at_door(active_experiment_row, experiment_id)
             location = str(row["artifact_location"])
             if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
                 self._locations[experiment_id] = location
@@ -225,9 +275,7 @@ class Gate:
         asked = model_ids - self._models
         if not asked:
             return
-        missing = asked - await self._reader.read(existing_models, sorted(asked))
-        if missing:
-            raise unknown_model(min(missing))
+        await self._reader.at_door(_require_models, asked)
         if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
             self._models |= asked
 
@@ -236,11 +284,7 @@ class Gate:
         self._forget_what_changed()
         if run_id in self._active:
             return
-        row = (await self._reader.read(get_rows, [run_id])).get(run_id)
-        if row is None:
-            raise unknown_run(run_id)
-        if row["lifecycle_stage"] != ACTIVE:
-            raise inactive_run(run_id, row["lifecycle_stage"])
+        await self._reader.at_door(_active_run, run_id)
         if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
             self._active.add(run_id)
 

@@ -387,16 +387,13 @@ def outputs_of(
     return found
 
 
-def conflicting_output(
-    connection: sa.Connection, run_id: str, given: Sequence[ModelOutput]
-) -> InvalidParameterValue | None:
-    """The refusal that these outputs would get as the views stand, or None."""
+def check_outputs(connection: sa.Connection, run_id: str, given: Sequence[ModelOutput]) -> None:
+    """Raises the refusal that these outputs would get as the views stand."""
     stored = dict(outputs_of(connection, [run_id])[run_id])
     for model in given:
         old = stored.get(model.model_id, model.step)
         if old != model.step:
-            return output_moved(run_id, model.model_id, old, model.step)
-    return None
+            raise output_moved(run_id, model.model_id, old, model.step)
 
 
 def model_texts(connection: sa.Connection, table: sa.Table, model_id: str) -> dict[str, str]:
@@ -406,19 +403,21 @@ def model_texts(connection: sa.Connection, table: sa.Table, model_id: str) -> di
     return {key: value for key, value in connection.execute(statement)}
 
 
-def conflicting_model_param(
+def check_model_params(
     connection: sa.Connection, model_id: str, given: Sequence[ModelParam]
-) -> InvalidParameterValue | None:
-    """The refusal that these params would get as the views stand, or None.
-
-    Raises ResourceDoesNotExist.
-    """
+) -> None:
+    """Raises the refusal that these params would get as the views stand."""
     stored = model_texts(connection, logged_model_params, model_id)
     for param in given:
         old = stored.get(param.key, param.value)
         if old != param.value:
-            return model_param_changed(model_id, param.key, old, param.value)
-    return None
+            raise model_param_changed(model_id, param.key, old, param.value)
+
+
+def check_has_model_tag(connection: sa.Connection, model_id: str, key: str) -> None:
+    """Raises ResourceDoesNotExist where there is no such model, or it has no such tag."""
+    if key not in model_texts(connection, logged_model_tags, model_id):
+        raise missing_model_tag(model_id, key)
 
 
 def history_of(connection: sa.Connection, run_id: str) -> str | None:

@@ -258,16 +258,19 @@ def texts_of(
     return found
 
 
-def conflicting_param(
-    connection: sa.Connection, run_id: str, given: Sequence[Param]
-) -> InvalidParameterValue | None:
-    """The refusal that these params would get as the views stand, or None."""
+def check_params(connection: sa.Connection, run_id: str, given: Sequence[Param]) -> None:
+    """Raises the refusal that these params would get as the views stand."""
     stored = dict(texts_of(connection, params, [run_id])[run_id])
     for param in given:
         old = stored.get(param.key)
         if old is not None and old != param.value:
-            return param_changed(run_id, param.key, old, param.value)
-    return None
+            raise param_changed(run_id, param.key, old, param.value)
+
+
+def check_has_tag(connection: sa.Connection, run_id: str, key: str) -> None:
+    """Raises ResourceDoesNotExist where the run has no such tag."""
+    if key not in dict(texts_of(connection, tags, [run_id])[run_id]):
+        raise missing_tag(run_id, key)
 
 
 VIEW = EntityView(
