@@ -13,7 +13,7 @@ import pytest
 from infra.benchmarks import report
 from infra.benchmarks.bodies import Shape, Stream, Template, latest_of, log_batch
 from infra.benchmarks.cases.catalog import CASES
-from infra.benchmarks.charts import CHARTS, Bar, Panel, charts, draw
+from infra.benchmarks.charts import CHARTS, GAP, MARGIN, WIDTH, Bar, Panel, charts, draw
 from infra.benchmarks.checks import wrong_latest, wrong_statuses
 from infra.benchmarks.curves import training
 from infra.benchmarks.load import Outcome
@@ -249,6 +249,16 @@ def test_charts_stay_within_their_paper() -> None:
     for bar in root.iter("{http://www.w3.org/2000/svg}rect"):
         right = float(bar.attrib.get("x", "0")) + float(bar.attrib["width"])
         assert right <= width
+
+
+def test_titles_of_panels_fit_their_width() -> None:
+    """A panel's title and unit end before the next panel begins."""
+    room = (WIDTH - 2 * MARGIN - GAP) / 2
+    for chart in CHARTS:
+        for name, title in chart.rows.items():
+            note = f"{ROW[name].unit}, {ROW[name].better} is better"
+            # The widths of an average letter at 14 px bold and at 12 px.
+            assert 8.2 * len(title) + 8 + 6.6 * len(note) <= room, title
 
 
 def test_only_what_was_measured_is_drawn() -> None:
