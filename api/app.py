@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -109,12 +109,12 @@ def _paths(path: str) -> list[str]:
 
 
 class Dispatch:
-    """Answers what has a fixed path by a look into a table; FastAPI does the rest.
+    """Answers what has a fixed path by a look into a table; Starlette does the rest.
 
-    The way through FastAPI's and Starlette's layers costs more than a metric's own work.
+    The way through Starlette's layers costs more than a metric's own work.
     """
 
-    def __init__(self, app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: Starlette, routes: Sequence[BaseRoute]) -> None:
         self._app = app
         self._table: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
             (method, route.path): route.endpoint
@@ -148,22 +148,14 @@ def create_app(wiring: Wiring) -> ASGIApp:
     settings = wiring.settings
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with running_services(wiring) as services:
             app.state.services = services
             yield
 
     routes = all_routes(settings)
-    rest = FastAPI(
-        title="Runfold",
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-        routes=routes,
-        exception_handlers=EXCEPTION_HANDLERS,
-    )
+    rest = Starlette(routes=routes, lifespan=lifespan, exception_handlers=EXCEPTION_HANDLERS)
+    rest.router.redirect_slashes = False
     app: ASGIApp = UnexpectedErrors(Consistency(Dispatch(rest, routes)))
     if settings.disable_security_middleware:
         return app

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from projections.schema import metadata
 
@@ -22,34 +22,28 @@ _MISSING: Any = object()
 
 
 @lru_cache(maxsize=256)
-def _statements(table: sa.Table, dialect: str) -> tuple[str, str, str, str]:
+def _statements(table: sa.Table) -> tuple[str, str, str, str]:
     """The table's statements for one row or group: read one, read a group, upsert, delete."""
     names = [column.name for column in table.columns]
     keys = [column.name for column in table.primary_key.columns]
     rest = [name for name in names if name not in keys]
-    compiler: Any = {"sqlite": sqlite, "postgresql": postgresql, "mysql": mysql}[dialect].dialect()
 
     def text(statement: Any) -> str:
-        return str(statement.compile(dialect=compiler, compile_kwargs={"render_postcompile": True}))
+        compiled = statement.compile(
+            dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}
+        )
+        return str(compiled)
 
     by_key = sa.and_(*(table.c[name] == sa.bindparam(f"key_{name}") for name in keys))
     one = text(sa.select(*table.columns).where(by_key))
     group = text(sa.select(*table.columns).where(table.c[keys[0]] == sa.bindparam("prefix")))
     remove = text(sa.delete(table).where(by_key))
-    if dialect == "mysql":
-        insert: Any = mysql.insert(table)
-        changes: Any = {name: insert.inserted[name] for name in rest} or {
-            keys[0]: insert.inserted[keys[0]]
-        }
-        upsert = text(insert.on_duplicate_key_update(changes))
+    insert = sqlite.insert(table)
+    if rest:
+        changes = {name: insert.excluded[name] for name in rest}
+        upsert = text(insert.on_conflict_do_update(index_elements=keys, set_=changes))
     else:
-        module: Any = sqlite if dialect == "sqlite" else postgresql
-        insert = module.insert(table)
-        if rest:
-            changes = {name: insert.excluded[name] for name in rest}
-            upsert = text(insert.on_conflict_do_update(index_elements=keys, set_=changes))
-        else:
-            upsert = text(insert.on_conflict_do_nothing(index_elements=keys))
+        upsert = text(insert.on_conflict_do_nothing(index_elements=keys))
     return one, group, upsert, remove
 
 
@@ -79,7 +73,7 @@ class Rows:
         if len(self._key_names) > 1:
             self.group(key[0])
             return self._rows.get(key)
-        one, _, _, _ = _statements(self._table, self._state.dialect)
+        one, _, _, _ = _statements(self._table)
         found = self._state.fetch(one, key)
         self._rows[key] = dict(zip(self._names, found[0], strict=True)) if found else None
         return self._rows[key]
@@ -88,7 +82,7 @@ class Rows:
         """All rows whose first primary-key column has this value."""
         members = self._groups.setdefault(prefix, set())
         if prefix not in self._complete:
-            _, group, _, _ = _statements(self._table, self._state.dialect)
+            _, group, _, _ = _statements(self._table)
             for found in self._state.fetch(group, (prefix,)):
                 row = dict(zip(self._names, found, strict=True))
                 key = tuple(row[name] for name in self._key_names)
@@ -111,7 +105,7 @@ class Rows:
     def write(self, rows: list[Key]) -> None:
         """Writes rows at once and past the cache: for tables in which every column is part of the
         key, by a view's `finish`. Rows that are there already stay."""
-        _, _, upsert, _ = _statements(self._table, self._state.dialect)
+        _, _, upsert, _ = _statements(self._table)
         self._state.write_many(upsert, rows)
 
     def delete(self, *key: Any) -> None:
@@ -139,7 +133,7 @@ class Rows:
         """Writes the changed rows: one upsert and one delete statement for all of them."""
         if not self._dirty:
             return
-        _, _, upsert, remove = _statements(self._table, self._state.dialect)
+        _, _, upsert, remove = _statements(self._table)
         changed = [(key, self._rows[key]) for key in self._dirty]
         gone = [key for key, row in changed if row is None]
         kept = [tuple(row[n] for n in self._names) for _, row in changed if row is not None]
@@ -162,7 +156,6 @@ class State:
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
-        self.dialect = connection.dialect.name
         self.undo: list[Callable[[], None]] = []
         # Folding is many small statements: a plain cursor costs a fifth of SQLAlchemy's way.
         self._cursor: Any = connection.connection.cursor()

@@ -108,7 +108,6 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
 HOMES: dict[str, tuple[str, ...]] = {
     "click": ("workers/*",),
     "duckdb": ("projections/lake.py",),
-    "fastapi": ("api/app.py",),
     "msgspec": ("events/*", "projections/*", "api/*"),
     "numpy": ("events/codec.py", "projections/*", "api/metrics.py", "api/run_logging.py"),
     "pysqlite3": ("events/sqlite.py",),
