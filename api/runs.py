@@ -218,12 +218,12 @@ def run_json(document: RunDocument) -> dict[str, Any]:
     """A whole run as MLflow answers it."""
     metrics = [
         {
-            "key": row["key"],
-            "value": "NaN" if row["is_nan"] else json_number(row["value"]),
-            "timestamp": row["timestamp"],
-            "step": row["step"],
+            "key": key,
+            "value": "NaN" if is_nan else json_number(value),
+            "timestamp": timestamp,
+            "step": step,
         }
-        for row in document.metrics
+        for key, value, timestamp, step, is_nan in document.metrics
     ]
     data = {
         "metrics": metrics,

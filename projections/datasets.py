@@ -14,6 +14,7 @@ from events.datasets import RUN_INPUTS_LOGGED, DatasetInput, RunInputsLogged
 from events.event import Event
 from events.runs import RUN_PURGED
 from projections.lifecycle import active_run
+from projections.owned import owned_rows
 from projections.schema import metadata
 from projections.state import State
 from projections.view import EntityView
@@ -175,44 +176,44 @@ class RunInputs:
     models: list[str] = field(default_factory=list)
 
 
+_MODELS = sa.select(model_inputs).order_by(*model_inputs.c)
+_DATASETS = (
+    sa.select(
+        run_inputs.c.run_id,
+        run_inputs.c.dataset_id,
+        datasets.c.name,
+        datasets.c.digest,
+        datasets.c.content_id,
+    )
+    .join_from(run_inputs, datasets, run_inputs.c.dataset_id == datasets.c.dataset_id)
+    .order_by(run_inputs.c.run_id, run_inputs.c.position, run_inputs.c.place)
+)
+_INPUT_TAGS = sa.select(input_tags).order_by(input_tags.c.key)
+
+
 def inputs_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, RunInputs]:
     """For each of these runs its inputs; a run that is not there has none."""
     found = {run_id: RunInputs() for run_id in run_ids}
-    for start in range(0, len(run_ids), IDS_MAX):
-        chunk = list(run_ids[start : start + IDS_MAX])
-        _add_datasets(connection, found, chunk)
-        used = sa.select(model_inputs).where(model_inputs.c.run_id.in_(chunk))
-        for run_id, model_id in connection.execute(used.order_by(*model_inputs.c)):
-            found[run_id].models.append(model_id)
+    _add_datasets(connection, found, run_ids)
+    for run_id, model_id in owned_rows(connection, _MODELS, model_inputs.c.run_id, run_ids):
+        found[run_id].models.append(model_id)
     return found
 
 
 def _add_datasets(
-    connection: sa.Connection, found: dict[str, RunInputs], run_ids: list[str]
+    connection: sa.Connection, found: dict[str, RunInputs], run_ids: Sequence[str]
 ) -> None:
-    statement = (
-        sa.select(
-            run_inputs.c.run_id,
-            run_inputs.c.dataset_id,
-            datasets.c.name,
-            datasets.c.digest,
-            datasets.c.content_id,
-        )
-        .join_from(run_inputs, datasets, run_inputs.c.dataset_id == datasets.c.dataset_id)
-        .where(run_inputs.c.run_id.in_(run_ids))
-        .order_by(run_inputs.c.run_id, run_inputs.c.position, run_inputs.c.place)
-    )
-    inputs = connection.execute(statement).all()
+    inputs = list(owned_rows(connection, _DATASETS, run_inputs.c.run_id, run_ids))
     if not inputs:
         return
-    contents = _contents(connection, {row.content_id for row in inputs})
+    contents = _contents(connection, {row[4] for row in inputs})
     by_input: dict[tuple[str, str], InputDataset] = {}
     for run_id, dataset_id, name, digest, content_id in inputs:
         dataset = InputDataset(name, digest, *contents[content_id])
         by_input[run_id, dataset_id] = dataset
         found[run_id].datasets.append(dataset)
-    tags = sa.select(input_tags).where(input_tags.c.run_id.in_(run_ids))
-    for run_id, dataset_id, key, value in connection.execute(tags.order_by(input_tags.c.key)):
+    tags = owned_rows(connection, _INPUT_TAGS, input_tags.c.run_id, run_ids)
+    for run_id, dataset_id, key, value in tags:
         by_input[run_id, dataset_id].tags.append((key, value))
 
 

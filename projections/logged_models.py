@@ -46,6 +46,7 @@ from projections.lifecycle import (
     existing_experiment,
     not_deleted,
 )
+from projections.owned import owned_rows
 from projections.schema import metadata
 from projections.state import Key, Row, State
 from projections.view import EntityView
@@ -374,16 +375,16 @@ def existing_models(connection: sa.Connection, model_ids: Sequence[str]) -> set[
     return found
 
 
+_OUTPUTS = sa.select(model_outputs).order_by(*model_outputs.c)
+
+
 def outputs_of(
     connection: sa.Connection, run_ids: Sequence[str]
 ) -> dict[str, list[tuple[str, int]]]:
     """For each run the (model id, step) of the models that it made, in order of the ids."""
     found: dict[str, list[tuple[str, int]]] = {run_id: [] for run_id in run_ids}
-    for start in range(0, len(run_ids), IDS_MAX):
-        chunk = list(run_ids[start : start + IDS_MAX])
-        statement = sa.select(model_outputs).where(model_outputs.c.run_id.in_(chunk))
-        for run_id, model_id, step in connection.execute(statement.order_by(*model_outputs.c)):
-            found[run_id].append((model_id, step))
+    for run_id, model_id, step in owned_rows(connection, _OUTPUTS, model_outputs.c.run_id, run_ids):
+        found[run_id].append((model_id, step))
     return found
 
 

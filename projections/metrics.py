@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -13,11 +14,11 @@ from events.codec import Block, decode_block, encode_block, join_blocks
 from events.event import Event
 from events.metrics import POINTS_LOGGED, block_of
 from events.runs import RUN_BATCH_LOGGED, RUN_CREATED, RUN_PURGED, RunBatchLogged
+from projections.owned import owned_rows
 from projections.schema import metadata
-from projections.state import Row, State
+from projections.state import State
 from projections.view import EntityView
 
-IDS_MAX = 500
 KEEP_BLOCK_FROM_POINTS = 256
 """An event with so many points is stored as a block as it came; smaller ones are joined."""
 
@@ -64,8 +65,7 @@ def fold_run_created(state: State, event: Event, _data: Any) -> None:
 def fold_batch_logged(state: State, event: Event, data: RunBatchLogged) -> None:
     """The points of a batch that also had params or tags."""
     if data.metrics:
-        block = block_of(data.metrics)
-        state.collect(_COLLECTED).append((event.subject, block, encode_block(block)))
+        state.collect(_COLLECTED).append((event.subject, block_of(data.metrics), None))
 
 
 def fold_points(state: State, event: Event, block: Block) -> None:
@@ -86,7 +86,7 @@ def finish(state: State) -> None:
     collected = state.collect(_COLLECTED)
     if not collected:
         return
-    by_run: dict[str, list[tuple[Block, bytes]]] = {}
+    by_run: dict[str, list[tuple[Block, bytes | None]]] = {}
     for run_id, block, data in collected:
         if len(block):
             by_run.setdefault(run_id, []).append((block, data))
@@ -107,16 +107,27 @@ def finish(state: State) -> None:
         rows,
     )
     for run_id in {row[0] for row in rows if row[1] < KEEP_BLOCK_FROM_POINTS}:
-        _join_small_blocks(state.connection, run_id)
+        _join_small_blocks(state, run_id)
 
 
-def _join_small_blocks(connection: sa.Connection, run_id: str) -> None:
+@lru_cache(maxsize=16)
+def _text_of(statement: sa.Executable, dialect: sa.Dialect) -> str:
+    return str(statement.compile(dialect=dialect))  # type: ignore[attr-defined]
+
+
+_SMALL = sa.select(sa.func.count()).where(
+    blocks.c.run_id == sa.bindparam("run_id"), blocks.c.points < sa.bindparam("points")
+)
+
+
+def _join_small_blocks(state: State, run_id: str) -> None:
     """Makes one block of a run's small ones when there are many: a run that logs a point a request
     would otherwise leave thousands, each to be opened by every reader of its history."""
-    small = (blocks.c.run_id == run_id, blocks.c.points < KEEP_BLOCK_FROM_POINTS)
-    ids = list(connection.execute(sa.select(blocks.c.block_id).where(*small)).scalars())
-    if len(ids) < SMALL_BLOCKS_MAX:
+    connection = state.connection
+    count = state.fetch(_text_of(_SMALL, connection.dialect), (run_id, KEEP_BLOCK_FROM_POINTS))
+    if count[0][0] < SMALL_BLOCKS_MAX:
         return
+    small = (blocks.c.run_id == run_id, blocks.c.points < KEEP_BLOCK_FROM_POINTS)
     found = connection.execute(sa.select(blocks.c.data).where(*small)).scalars()
     joined = join_blocks([decode_block(data) for data in found])
     connection.execute(sa.delete(blocks).where(*small))
@@ -124,11 +135,13 @@ def _join_small_blocks(connection: sa.Connection, run_id: str) -> None:
     connection.execute(sa.insert(blocks), row)
 
 
-def _block_rows(run_id: str, given: list[tuple[Block, bytes]]) -> Iterator[tuple[str, int, bytes]]:
+def _block_rows(
+    run_id: str, given: list[tuple[Block, bytes | None]]
+) -> Iterator[tuple[str, int, bytes]]:
     small: list[Block] = []
     for block, data in given:
         if len(block) >= KEEP_BLOCK_FROM_POINTS:
-            yield run_id, len(block), data
+            yield run_id, len(block), data or encode_block(block)
         else:
             small.append(block)
     if small:
@@ -171,18 +184,31 @@ def _move_latest(state: State, run_id: str, block: Block) -> None:
             )
 
 
-def latest_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, list[Row]]:
-    """For each run the rows of its latest metrics, in order of key."""
-    found: dict[str, list[Row]] = {run_id: [] for run_id in run_ids}
-    for start in range(0, len(run_ids), IDS_MAX):
-        chunk = list(run_ids[start : start + IDS_MAX])
-        statement = (
-            sa.select(latest_metrics)
-            .where(latest_metrics.c.run_id.in_(chunk))
-            .order_by(latest_metrics.c.run_id, latest_metrics.c.key)
-        )
-        for row in connection.execute(statement):
-            found[row.run_id].append(dict(row._mapping))
+class LatestMetric(NamedTuple):
+    """The latest point of a key."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+    is_nan: bool
+
+
+_LATEST = sa.select(
+    latest_metrics.c.run_id,
+    latest_metrics.c.key,
+    latest_metrics.c.value,
+    latest_metrics.c.timestamp,
+    latest_metrics.c.step,
+    latest_metrics.c.is_nan,
+).order_by(latest_metrics.c.run_id, latest_metrics.c.key)
+
+
+def latest_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, list[LatestMetric]]:
+    """For each run its latest metrics, in order of key."""
+    found: dict[str, list[LatestMetric]] = {run_id: [] for run_id in run_ids}
+    for row in owned_rows(connection, _LATEST, latest_metrics.c.run_id, run_ids):
+        found[row[0]].append(LatestMetric._make(row[1:]))
     return found
 
 

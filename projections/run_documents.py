@@ -18,7 +18,7 @@ from projections.datasets import (
 )
 from projections.filter_language import RUNS, OrderBy, parse_filter, parse_order_by
 from projections.logged_models import outputs_of
-from projections.metrics import latest_metrics, latest_of
+from projections.metrics import LatestMetric, latest_metrics, latest_of
 from projections.page_tokens import Position
 from projections.runs import get_row, params, runs, tags, texts_of
 from projections.search import (
@@ -76,7 +76,7 @@ class RunDocument:
     """All that MLflow's API tells of a run."""
 
     info: Row
-    metrics: list[Row]
+    metrics: list[LatestMetric]
     params: list[tuple[str, str]]
     tags: list[tuple[str, str]]
     inputs: RunInputs

@@ -34,6 +34,7 @@ from projections.lifecycle import (
     not_deleted,
     unknown_run,
 )
+from projections.owned import owned_rows
 from projections.schema import metadata
 from projections.state import Row, State
 from projections.view import EntityView
@@ -241,20 +242,21 @@ def artifact_uri(connection: sa.Connection, run_id: str) -> str:
     return str(get_row(connection, run_id)["artifact_uri"])
 
 
+_TEXTS = {
+    table: sa.select(table.c.run_id, table.c.key, table.c.value).order_by(
+        table.c.run_id, table.c.key
+    )
+    for table in (params, tags)
+}
+
+
 def texts_of(
     connection: sa.Connection, table: sa.Table, run_ids: Sequence[str]
 ) -> dict[str, list[tuple[str, str]]]:
     """For each run the (key, value) pairs of `params` or `tags`, in order of key."""
     found: dict[str, list[tuple[str, str]]] = {run_id: [] for run_id in run_ids}
-    for start in range(0, len(run_ids), IDS_MAX):
-        chunk = list(run_ids[start : start + IDS_MAX])
-        statement = (
-            sa.select(table.c.run_id, table.c.key, table.c.value)
-            .where(table.c.run_id.in_(chunk))
-            .order_by(table.c.run_id, table.c.key)
-        )
-        for run_id, key, value in connection.execute(statement):
-            found[run_id].append((key, value))
+    for run_id, key, value in owned_rows(connection, _TEXTS[table], table.c.run_id, run_ids):
+        found[run_id].append((key, value))
     return found
 
 

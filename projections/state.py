@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +48,14 @@ def _statements(table: sa.Table) -> tuple[str, str, str, str]:
     return one, group, upsert, remove
 
 
+def _getter(names: list[str]) -> Callable[[Row], Key]:
+    """What takes the values of these names out of a row, as a tuple."""
+    if len(names) == 1:
+        name = names[0]
+        return lambda row: (row[name],)
+    return itemgetter(*names)
+
+
 class Rows:
     """The rows of one table, by primary key.
 
@@ -58,6 +67,8 @@ class Rows:
         self._table = table
         self._names = [column.name for column in table.columns]
         self._key_names = [column.name for column in table.primary_key.columns]
+        self._key_of = _getter(self._key_names)
+        self._values_of = _getter(self._names)
         self._rows: dict[Key, Row | None] = {}
         self._groups: dict[Any, set[Key]] = {}
         self._complete: set[Any] = set()
@@ -85,7 +96,7 @@ class Rows:
             _, group, _, _ = _statements(self._table)
             for found in self._state.fetch(group, (prefix,)):
                 row = dict(zip(self._names, found, strict=True))
-                key = tuple(row[name] for name in self._key_names)
+                key = self._key_of(row)
                 if key not in self._rows:
                     self._rows[key] = row
                     members.add(key)
@@ -100,7 +111,7 @@ class Rows:
 
     def put(self, row: Row) -> None:
         """Adds or replaces the row with this primary key; every column must be given."""
-        self._set(tuple(row[name] for name in self._key_names), row)
+        self._set(self._key_of(row), row)
 
     def write(self, rows: list[Key]) -> None:
         """Writes rows at once and past the cache: for tables in which every column is part of the
@@ -115,12 +126,13 @@ class Rows:
     def _set(self, key: Key, row: Row | None) -> None:
         before = self._rows.get(key, _MISSING)
         was_dirty = key in self._dirty
-        self._state.undo.append(lambda: self._restore(key, before, was_dirty))
+        self._state.undo.append((self, key, before, was_dirty))
         self._rows[key] = row
         self._groups.setdefault(key[0], set()).add(key)
         self._dirty[key] = None
 
-    def _restore(self, key: Key, before: Row | None, was_dirty: bool) -> None:
+    def restore(self, key: Key, before: Row | None, was_dirty: bool) -> None:
+        """Takes back one change."""
         if before is _MISSING:
             self._rows.pop(key, None)
             self._groups[key[0]].discard(key)
@@ -136,7 +148,7 @@ class Rows:
         _, _, upsert, remove = _statements(self._table)
         changed = [(key, self._rows[key]) for key in self._dirty]
         gone = [key for key, row in changed if row is None]
-        kept = [tuple(row[n] for n in self._names) for _, row in changed if row is not None]
+        kept = [self._values_of(row) for _, row in changed if row is not None]
         if gone:
             self._state.write_many(remove, gone)
         if kept:
@@ -156,7 +168,7 @@ class State:
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
-        self.undo: list[Callable[[], None]] = []
+        self.undo: list[tuple[Rows, Key, Any, bool]] = []
         # Folding is many small statements: a plain cursor costs a fifth of SQLAlchemy's way.
         self._cursor: Any = connection.connection.cursor()
         self._tables: dict[sa.Table, Rows] = {}
@@ -229,7 +241,8 @@ class State:
     def undo_event(self) -> None:
         """Takes back what was put since the last `keep_event`."""
         while self.undo:
-            self.undo.pop()()
+            rows, key, before, was_dirty = self.undo.pop()
+            rows.restore(key, before, was_dirty)
 
     def keep_event(self) -> None:
         """Lets stand what was put."""

@@ -70,6 +70,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "lake",
         "lifecycle",
         "model_documents",
+        "owned",
         "page_tokens",
         "purges",
         "replacement",
