@@ -141,10 +141,9 @@ class Views:
         opened = self._current()
         with self._watch_lock:
             try:
-                cursor = opened.watch.cursor()
-                cursor.execute(_CHECKPOINTS)
-                rows = cursor.fetchall()
-                cursor.close()
+                with contextlib.closing(opened.watch.cursor()) as cursor:
+                    cursor.execute(_CHECKPOINTS)
+                    rows = cursor.fetchall()
             except SqliteError as error:
                 raise TemporarilyUnavailable(f"The views can't be read: {error}") from error
         found: dict[Lane, Checkpoint] = {lane: Checkpoint() for lane in LANES}

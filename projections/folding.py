@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,11 @@ def fold_batch(
     """
     if before is None:
         before = read_checkpoint(connection, lane)
-    state = State(connection)
+    with contextlib.closing(State(connection)) as state:
+        return _fold_all(state, lane, events, before)
+
+
+def _fold_all(state: State, lane: Lane, events: Sequence[Event], before: Checkpoint) -> Checkpoint:
     position, lifecycle, rejected = before.position, before.lifecycle, before.rejected
     stopped: str | None = None
     for event in events:

@@ -3,6 +3,7 @@ thousands of small rows, and each layer in between costs more than the row."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -28,12 +29,10 @@ def owned_rows(
         # Lists of few lengths need few texts; an id that stands twice is found once.
         length = 1 << (len(chunk) - 1).bit_length()
         chunk += chunk[-1:] * (length - len(chunk))
-        cursor = connection.connection.cursor()
-        try:
+        with contextlib.closing(connection.connection.cursor()) as cursor:
             cursor.execute(_text(query, owner, length, connection.dialect), chunk)
-            yield from cursor.fetchall()
-        finally:
-            cursor.close()
+            rows = cursor.fetchall()
+        yield from rows
 
 
 @lru_cache(maxsize=256)

@@ -184,6 +184,14 @@ class State:
             rows = self._tables[table] = Rows(self, table)
         return rows
 
+    def close(self) -> None:
+        """Ends the use of the connection.
+
+        Left to the garbage collector, the cursor would be closed in whichever thread that runs,
+        and reset a statement that another cursor of the connection may be in the middle of.
+        """
+        self._cursor.close()
+
     def fetch(self, statement: str, parameters: Key) -> list[Any]:
         """The rows that a statement in the driver's own language finds."""
         self._cursor.execute(statement, parameters)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pysqlite3.dbapi2 import ProgrammingError
 
 from events.codec import Series, decode_block, make_block
 from events.errors import TemporarilyUnavailable
@@ -35,6 +36,7 @@ from projections.database import Views
 from projections.metrics import blocks, latest_metrics
 from projections.runs import params, runs, tags
 from projections.schema import rejections
+from projections.state import State
 from workers.projector import AlreadyRunning, Projector, projector_lock
 
 
@@ -312,3 +314,20 @@ def test_half_a_deletion_is_never_kept(views: Views, monkeypatch: pytest.MonkeyP
     Projector(log, views).catch_up()
     assert {row[7] for row in rows(views, runs)} == {"deleted"}
     assert len(rows(views, runs)) == 2
+
+
+def test_a_batch_leaves_no_cursor_open(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor of a batch is closed with it, not by the garbage collector in some other thread,
+    where it would reset a statement in use."""
+    states: list[State] = []
+
+    def kept(connection: sa.Connection) -> State:
+        states.append(State(connection))
+        return states[-1]
+
+    monkeypatch.setattr("projections.folding.State", kept)
+    folded(views, experiment("1", "e"), run("r"), points("r", (1, 1, 1.0)))
+    assert len(states) == 2
+    for state in states:
+        with pytest.raises(ProgrammingError, match="closed"):
+            state.fetch("SELECT 1", ())
