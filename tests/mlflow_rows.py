@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.search_tables import Experiment, Model, Run
+from tests.search_rows import Experiment, Model, Run
 
 with warnings.catch_warnings():
     # mlflow's own use of SQLAlchemy is deprecated; that is no fault of ours to fail for.
@@ -194,7 +194,7 @@ def _model_rows(item: Model) -> list[Any]:
             creation_timestamp_ms=item.creation_timestamp,
             last_updated_timestamp_ms=item.last_updated_timestamp,
             status=LoggedModelStatus(item.status).to_int(),
-            lifecycle_stage="active",
+            lifecycle_stage=item.lifecycle_stage,
             model_type=item.model_type,
             source_run_id=item.source_run_id,
         )

@@ -11,12 +11,14 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
 
-from projections import search_plan
+from projections import catalog, search_plan
 from projections.filter_language import RUNS, parse_filter, parse_order_by
 from projections.page_tokens import Position
+from projections.run_documents import RUN_SEARCH
+from projections.runs import runs
+from projections.schema import metadata
 from projections.search import Page, in_view, search
-from tests import search_tables as tables
-from tests.search_tables import RUN_SEARCH, Experiment, Input, Model, ModelMetric, Run
+from tests.search_rows import Experiment, Input, Model, ModelMetric, Run
 
 INF, NAN = math.inf, math.nan
 TEXTS = ["", "a", "A", "ab", "aB", "b%", "a_c", "*", "[a]", "?", "é", "É", "日本", "0.1", "a\\b"]
@@ -85,8 +87,11 @@ def made_up_model(rng: random.Random, model_id: str, run_ids: Sequence[str]) -> 
         artifact_location=rng.choice(["s3://a", "S3://a"]),
         creation_timestamp=rng.choice(TIMES),
         last_updated_timestamp=rng.choice(TIMES),
-        model_type=rng.choice([None, "agent", "Agent"]),
-        source_run_id=rng.choice([None, *run_ids[:3]]),
+        status=rng.choice(["PENDING", "READY", "FAILED"]),
+        lifecycle_stage=rng.choice(["active", "active", "active", "deleted"]),
+        # What a request does not name is empty text for both servers.
+        model_type=rng.choice(["", "agent", "Agent"]),
+        source_run_id=rng.choice(["", *run_ids[:3]]),
         metrics=[
             ModelMetric(*point, rng.choice(NUMBERS[:-1]), *rng.choice(on))
             for point in sorted(measured)
@@ -97,9 +102,10 @@ def made_up_model(rng: random.Random, model_id: str, run_ids: Sequence[str]) -> 
 
 
 def empty_database() -> sa.Engine:
-    """The tables, empty, in memory."""
+    """The tables of every view, empty, in memory."""
     engine = sa.create_engine("sqlite://", module=pysqlite3.dbapi2)
-    tables.metadata.create_all(engine)
+    for view in catalog.VIEWS:
+        metadata.create_all(engine, tables=view.tables)
     return engine
 
 
@@ -126,8 +132,8 @@ def find_runs(
 ) -> list[str]:
     """The ids of runs, fetched in pages of this size."""
     scope = [
-        tables.runs.c.experiment_id.in_(list(experiment_ids)),
-        in_view(tables.runs.c.lifecycle_stage, view),
+        runs.c.experiment_id.in_(list(experiment_ids)),
+        in_view(runs.c.lifecycle_stage, view),
     ]
     clauses, keys = parse_filter(RUNS, text), parse_order_by(RUNS, order)
 

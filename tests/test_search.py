@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from events.errors import InvalidParameterValue
 from projections import search_plan
 from projections.filter_language import RUNS, OrderBy, parse_filter, parse_order_by
+from projections.metrics import latest_metrics
 from projections.page_tokens import Position
+from projections.run_documents import RUN_SEARCH
+from projections.runs import params, runs
 from projections.search import Page, among, in_view, search
-from tests import search_tables as tables
 from tests.search_data import (
     INF,
     NAN,
@@ -26,7 +28,7 @@ from tests.search_data import (
     run_clauses,
     run_orders,
 )
-from tests.search_tables import RUN_SEARCH, Run
+from tests.search_rows import Run, columns_of, metric_row, put_run, remove_run
 
 
 @settings(max_examples=150, deadline=None)
@@ -47,7 +49,7 @@ def test_pages_stay_whole_while_runs_come_and_go(
     with planned(plan), engine.connect() as connection:
         there = [f"r{number:02}" for number in range(20)]
         for run_id in there:
-            tables.put_run(connection, made_up_run(rng, run_id))
+            put_run(connection, made_up_run(rng, run_id))
 
         def page_after(after: Position | None, limit: int = limit) -> Page:
             return search(
@@ -64,9 +66,9 @@ def test_pages_stay_whole_while_runs_come_and_go(
                 break
             victim = rng.choice(there)
             removed.add(victim)
-            tables.remove_run(connection, victim)
+            remove_run(connection, victim)
             if step < 30:
-                tables.put_run(connection, made_up_run(rng, f"s{rng.getrandbits(32):08x}"))
+                put_run(connection, made_up_run(rng, f"s{rng.getrandbits(32):08x}"))
             page = page_after(page.next_after)
         stayed = [run_id for run_id in before if run_id not in removed]
         assert [run_id for run_id in found if run_id in stayed] == stayed
@@ -80,8 +82,8 @@ def test_missing_metrics_come_last_and_nan_before_them() -> None:
     with engine.connect() as connection:
         values = {"a": 1.0, "b": NAN, "d": INF, "e": -INF, "f": 0.0}
         for run_id, value in values.items():
-            tables.put_run(connection, Run(run_id, metrics={"m": value}))
-        tables.put_run(connection, Run("c"))
+            put_run(connection, Run(run_id, metrics={"m": value}))
+        put_run(connection, Run("c"))
         assert find_runs(connection, ["1"], "", "ALL", ["metrics.m"], 2) == list("efadbc")
         assert find_runs(connection, ["1"], "", "ALL", ["metrics.m DESC"], 2) == list("dafebc")
     engine.dispose()
@@ -91,7 +93,7 @@ def test_a_page_holds_the_rows_of_the_main_table() -> None:
     """A page has every column of its rows, so that they need not be read again."""
     engine = empty_database()
     with engine.connect() as connection:
-        tables.put_run(connection, Run("a", name="first", start_time=5, metrics={"m": 1.0}))
+        put_run(connection, Run("a", name="first", start_time=5, metrics={"m": 1.0}))
         page = search(
             connection,
             RUN_SEARCH,
@@ -102,7 +104,7 @@ def test_a_page_holds_the_rows_of_the_main_table() -> None:
         assert page.ids == ["a"]
         assert page.next_after is None
         assert page.rows[0]["name"] == "first"
-        assert set(page.rows[0]) == set(tables.runs.columns.keys())
+        assert set(page.rows[0]) == set(runs.columns.keys())
     engine.dispose()
 
 
@@ -110,7 +112,7 @@ def test_a_full_search_of_every_clause_is_answered() -> None:
     """Fifty clauses, twenty keys and a thousand listed ids are one statement that SQLite takes."""
     engine = empty_database()
     with engine.connect() as connection:
-        tables.put_run(connection, Run("x7", params={"p": "a"}))
+        put_run(connection, Run("x7", params={"p": "a"}))
         ids = ", ".join(f"'x{number}'" for number in range(1000))
         text = " AND ".join(["params.p = 'a'"] * 49 + [f"run_id IN ({ids})"])
         order = [f"metrics.m{number} DESC" for number in range(20)]
@@ -123,14 +125,14 @@ def test_any_number_of_experiments_can_be_named() -> None:
     engine = empty_database()
     with engine.connect() as connection:
         for experiment_id in ("1", "7", "299999", "300001"):
-            tables.put_run(connection, Run(f"r{experiment_id}", experiment_id))
+            put_run(connection, Run(f"r{experiment_id}", experiment_id))
         for count in (8, 1001, 300_000):
             ids = [str(number) for number in range(count)]
             page = search(
                 connection,
                 RUN_SEARCH,
                 clauses=(),
-                scope=[among(connection, tables.runs.c.experiment_id, [*ids, "7"])],
+                scope=[among(connection, runs.c.experiment_id, [*ids, "7"])],
                 limit=10,
             )
             assert set(page.ids) == {"r1", "r7"} | ({"r299999"} if count == 300_000 else set())
@@ -139,7 +141,7 @@ def test_any_number_of_experiments_can_be_named() -> None:
 
 def test_an_unknown_view_type_is_refused() -> None:
     """L-92: a view type that is none is a bad value; an absent one is ACTIVE_ONLY."""
-    column = tables.runs.c.lifecycle_stage
+    column = runs.c.lifecycle_stage
     with pytest.raises(InvalidParameterValue, match="ACTIVE_ONLY, DELETED_ONLY, ALL"):
         in_view(column, "BOGUS")
     assert in_view(column, "").compare(in_view(column, "ACTIVE_ONLY"))
@@ -171,21 +173,15 @@ def many() -> Iterator[sa.Connection]:
         ids = [f"r{number:04}" for number in range(3000)]
         few = set(ids[:10])
         connection.execute(
-            sa.insert(tables.runs),
-            [
-                tables.columns_of(tables.runs, Run(run_id, "2" if run_id in few else "1"))
-                for run_id in ids
-            ],
+            sa.insert(runs),
+            [columns_of(runs, Run(run_id, "2" if run_id in few else "1")) for run_id in ids],
         )
         connection.execute(
-            sa.insert(tables.latest_metrics),
-            [
-                {"run_id": run_id, "key": "m", "value": number, "is_nan": False}
-                for number, run_id in enumerate(ids)
-            ],
+            sa.insert(latest_metrics),
+            [metric_row(run_id, "m", number) for number, run_id in enumerate(ids)],
         )
         connection.execute(
-            sa.insert(tables.params),
+            sa.insert(params),
             [{"run_id": run_id, "key": "p", "value": run_id[1:2]} for run_id in ids],
         )
         yield connection
@@ -221,7 +217,7 @@ def test_a_search_starts_where_few_rows_are(
         RUN_SEARCH,
         parse_filter(RUNS, text),
         parse_order_by(RUNS, order),
-        [tables.runs.c.experiment_id == experiment_id],
+        [runs.c.experiment_id == experiment_id],
         100,
     )
     starts = plan.driver.clause.kind if plan.driver else "walk" if plan.walk else "run"
@@ -231,6 +227,6 @@ def test_a_search_starts_where_few_rows_are(
 def test_a_walk_goes_on_with_the_rows_that_have_no_number(many: sa.Connection) -> None:
     """Page after page along a metric's index gives every run once, also those without a value."""
     for run_id in ("x1", "x2"):
-        tables.put_run(many, Run(run_id, metrics={"m": NAN} if run_id == "x2" else {}))
+        put_run(many, Run(run_id, metrics={"m": NAN} if run_id == "x2" else {}))
     found = find_runs(many, ["1"], "", "ALL", ["metrics.m"], 400)
     assert found == [f"r{number:04}" for number in range(10, 3000)] + ["x2", "x1"]

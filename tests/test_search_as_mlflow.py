@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from projections.experiments import SEARCH as EXPERIMENT_SEARCH
+from projections.experiments import experiments as experiment_table
 from projections.filter_language import (
     EXPERIMENTS,
     LOGGED_MODELS,
@@ -16,9 +18,11 @@ from projections.filter_language import (
     parse_logged_model_order_by,
     parse_order_by,
 )
+from projections.lifecycle import ACTIVE
+from projections.logged_models import logged_models
+from projections.model_documents import MODEL_SEARCH
 from projections.page_tokens import Position
 from projections.search import Dataset, Page, in_view, search
-from tests import search_tables as tables
 from tests.mlflow_rows import MlflowStore
 from tests.search_data import (
     DIRECTION,
@@ -48,7 +52,7 @@ from tests.search_data import (
     run_clauses,
     run_orders,
 )
-from tests.search_tables import EXPERIMENT_SEARCH, MODEL_SEARCH
+from tests.search_rows import put_experiment, put_model, put_run
 
 Found = tuple[sa.Connection, MlflowStore]
 
@@ -66,11 +70,11 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     store.put(experiments, runs, models)
     with engine.connect() as connection:
         for experiment in [store.default_experiment(), *experiments]:
-            tables.put_experiment(connection, experiment)
+            put_experiment(connection, experiment)
         for run in runs:
-            tables.put_run(connection, run)
+            put_run(connection, run)
         for model in models:
-            tables.put_model(connection, model)
+            put_model(connection, model)
         yield connection, store
     store.close()
     engine.dispose()
@@ -135,7 +139,7 @@ def test_experiments_are_those_of_mlflow_in_its_order(
     """Whatever is asked, mlflow's SQL store answers with the same experiments in the same order."""
     connection, store = both
     clauses, keys = parse_filter(EXPERIMENTS, text), parse_order_by(EXPERIMENTS, order)
-    scope = [in_view(tables.experiments.c.lifecycle_stage, view)]
+    scope = [in_view(experiment_table.c.lifecycle_stage, view)]
 
     def page_after(after: Position | None) -> Page:
         return search(
@@ -175,7 +179,16 @@ _DATASETS = st.sampled_from(
         {"dataset_name": "none"},
     ]
 )
-_MODEL_FIELDS = ["name", "model_id", "model_type", "source_run_id", "creation_time"]
+_MODEL_FIELDS = [
+    "name",
+    "model_id",
+    "model_type",
+    "status",
+    "source_run_id",
+    "experiment_id",
+    "artifact_location",
+    "creation_time",
+]
 _MODEL_ORDER = st.builds(
     lambda name, ascending, on: {"field_name": name, "ascending": ascending, **on},
     st.sampled_from([*_MODEL_FIELDS, "last_updated_timestamp", "metrics.m", "metrics.n o"]),
@@ -205,7 +218,10 @@ def test_logged_models_are_those_of_mlflow_in_its_order(
     connection, store = both
     clauses, keys = parse_filter(LOGGED_MODELS, text), parse_logged_model_order_by(order)
     given_datasets = [Dataset(d["dataset_name"], d.get("dataset_digest")) for d in datasets]
-    scope = [tables.models.c.experiment_id.in_(experiment_ids)]
+    scope = [
+        logged_models.c.experiment_id.in_(experiment_ids),
+        logged_models.c.lifecycle_stage == ACTIVE,
+    ]
 
     def page_after(after: Position | None) -> Page:
         return search(
