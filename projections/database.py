@@ -30,6 +30,8 @@ from projections.schema import metadata, view_meta
 
 _CHECKPOINTS = "SELECT lane, position, lifecycle, rejected, stopped FROM checkpoints"
 SIDE_FILES = ("-wal", "-shm")
+WAL_PAGES = 8_000
+"""32 MB: folding writes the same index pages over and over."""
 
 
 def fingerprint(log_id: str) -> str:
@@ -107,7 +109,12 @@ class Views:
                     "The views are being made from the log again. Try again shortly."
                 )
             writer = open_engine(
-                self.path, synchronous="NORMAL", secure_delete=True, cache_mb=16, pool_size=2
+                self.path,
+                synchronous="NORMAL",
+                secure_delete=True,
+                cache_mb=16,
+                pool_size=2,
+                wal_pages=WAL_PAGES,
             )
             self._opened = _Opened(inode, writer, reader, reader.raw_connection())
             return self._opened
