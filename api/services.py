@@ -173,7 +173,11 @@ class Reader:
 
         It has the caller's own writes to the journal, for they waited for their verdict.
         """
-        _, answer = await self.in_thread(self._try, {}, query, args, kwargs)
+        try:
+            _, answer = await self.in_thread(self._try, {}, query, args, kwargs)
+        except TemporarilyUnavailable:
+            # A server that has just started makes its views; that is worth waiting for.
+            return await self.read(query, *args, **kwargs)
         return answer  # type: ignore[no-any-return]
 
     async def at_door(

@@ -1,0 +1,69 @@
+"""What handlers read through, while the views are being made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from api.services import Reader
+from api.watch import Watch
+from events.errors import TemporarilyUnavailable
+from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
+from events.log import Log
+from events.memory_log import MemoryLog
+from projections.database import Views
+from projections.experiments import name_holder
+from workers.projector import Projector
+
+
+def log_with_experiment() -> Log:
+    """A log with one experiment, `vision`."""
+    log = MemoryLog()
+    created = ExperimentCreated("vision", "mlflow-artifacts:/1", 1)
+    log.append([EXPERIMENT_CREATED.new("1", created, time=1)])
+    return log
+
+
+async def holder_of_vision(log: Log, views: Views, wait_max_s: float) -> str | None:
+    """Who has the name `vision`, asked without waiting for fresh views."""
+    watch = Watch(views, wait_max_s, lambda: None)
+    polling = asyncio.create_task(watch.run())
+    reader = Reader(log, views, watch)
+    try:
+        return await reader.now(name_holder, "vision")
+    finally:
+        polling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await polling
+        reader.close()
+
+
+def test_a_check_at_the_start_waits_for_the_views(tmp_path: Path) -> None:
+    """A request that comes before the first views are there is answered once they are."""
+    log = log_with_experiment()
+
+    def make_views() -> None:
+        time.sleep(0.3)
+        made = Views(tmp_path / "views.db", "memory")
+        made.create()
+        Projector(log, made).catch_up()
+        made.close()
+
+    worker = threading.Thread(target=make_views)
+    worker.start()
+    views = Views(tmp_path / "views.db", "memory")
+    assert asyncio.run(holder_of_vision(log, views, 20.0)) == "1"
+    worker.join()
+    views.close()
+
+
+def test_a_check_without_views_ends_at_the_bound(tmp_path: Path) -> None:
+    """Where no views come the answer is the 503 that says so."""
+    views = Views(tmp_path / "views.db", "memory")
+    with pytest.raises(TemporarilyUnavailable, match="Try again"):
+        asyncio.run(holder_of_vision(log_with_experiment(), views, 0.3))
