@@ -200,12 +200,14 @@ class _Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def _run(port: int, groups: Sequence[Clients], seconds: float) -> list[Outcome]:
+async def _run(
+    port: int, groups: Sequence[Clients], seconds: float, outcomes: Sequence[Outcome]
+) -> None:
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
-    outcomes = [Outcome(started=started) for _ in groups]
     waiting: list[list[asyncio.Future[None]]] = []
     for clients, outcome in zip(groups, outcomes, strict=True):
+        outcome.started = started
         waiting.append([])
         for source in clients.sources:
             connection = _Connection(source, clients.every_s, started + seconds, outcome)
@@ -214,12 +216,21 @@ async def _run(port: int, groups: Sequence[Clients], seconds: float) -> list[Out
     for futures, outcome in zip(waiting, outcomes, strict=True):
         await asyncio.gather(*futures)
         outcome.ended = time.perf_counter()
+
+
+def run_loads(
+    port: int,
+    groups: Sequence[Clients],
+    seconds: float = 3600.0,
+    outcomes: Sequence[Outcome] | None = None,
+) -> Sequence[Outcome]:
+    """Runs groups of connections side by side for at most `seconds`; what each group gave.
+
+    Outcomes that are handed in can be looked at meanwhile.
+    """
+    outcomes = outcomes or [Outcome() for _ in groups]
+    uvloop.run(_run(port, groups, seconds, outcomes))
     return outcomes
-
-
-def run_loads(port: int, groups: Sequence[Clients], seconds: float = 3600.0) -> list[Outcome]:
-    """Runs groups of connections side by side for at most `seconds`; what each group gave."""
-    return uvloop.run(_run(port, groups, seconds))
 
 
 def run_load(port: int, sources: Sequence[Source], seconds: float = 3600.0) -> Outcome:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from contextlib import closing
+
 from infra.benchmarks.bench import Bench, Case
 from infra.benchmarks.cases.history import load_points
 from infra.benchmarks.curves import Values, training
 from infra.benchmarks.memory import wait_until_quiet
 from infra.benchmarks.rows import FASTTRACKML, MLFLOW, RUNFOLD
-from infra.benchmarks.servers import folder_bytes
+from infra.benchmarks.servers import Server, folder_bytes
 
 POINTS = {RUNFOLD: 2_000_000, FASTTRACKML: 200_000, MLFLOW: 50_000}
 RUNS = 5
 KEYS = 20
+SEALED_WITHIN_S = 150.0
 SEAL_NOW = ("--seal-points", "1", "--seal-age", "0.1")
 """What stays in blocks for the last points of an experiment would count for little in a large
 store; here all is sealed."""
+
+
+def _wait_until_sealed(server: Server) -> None:
+    """Returns when no point is in a block, and the files that were merged into others, which are
+    kept for a while for readers that have begun, are gone."""
+    deadline = time.monotonic() + SEALED_WITHIN_S
+    left: int | None = None
+    while left != 0 and time.monotonic() < deadline:
+        time.sleep(1)
+        with closing(sqlite3.connect(server.home / "views.db")) as connection:
+            names = ("blocks", "retired_segments")
+            counts = [connection.execute(f"SELECT count(*) FROM {name}") for name in names]
+            left = sum(count.fetchone()[0] for count in counts)
+    wait_until_quiet(server.pid)
 
 
 def _load(bench: Bench, name: str, values: Values) -> tuple[int, int, int, int]:
@@ -35,7 +54,7 @@ def _load(bench: Bench, name: str, values: Values) -> tuple[int, int, int, int]:
                 bench.problem(name, f"{found} of {steps} points read back")
     if name == RUNFOLD:
         with bench.started(name, folder, SEAL_NOW) as server:
-            wait_until_quiet(server.pid)
+            _wait_until_sealed(server)
     home = folder / "runfold-data"
     log = sum(path.stat().st_size for path in home.glob("log.db*"))
     lake = folder_bytes(home / "lake")
