@@ -38,16 +38,17 @@ class Checkpoint:
     stopped: str | None = None
 
 
+_CHECKPOINT = sa.select(
+    checkpoints.c.position,
+    checkpoints.c.lifecycle,
+    checkpoints.c.rejected,
+    checkpoints.c.stopped,
+).where(checkpoints.c.lane == sa.bindparam("lane"))
+
+
 def read_checkpoint(connection: sa.Connection, lane: Lane) -> Checkpoint:
     """The lane's checkpoint; zeros for a lane that was never folded."""
-    found = connection.execute(
-        sa.select(
-            checkpoints.c.position,
-            checkpoints.c.lifecycle,
-            checkpoints.c.rejected,
-            checkpoints.c.stopped,
-        ).where(checkpoints.c.lane == lane)
-    ).first()
+    found = connection.execute(_CHECKPOINT, {"lane": lane}).first()
     return Checkpoint() if found is None else Checkpoint(*found)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement
 
 from events.codec import Block, decode_block, encode_block, join_blocks
 from events.event import Event
 from events.metrics import POINTS_LOGGED, block_of
 from events.runs import RUN_BATCH_LOGGED, RUN_CREATED, RUN_PURGED, RunBatchLogged
-from projections.owned import owned_rows
 from projections.schema import metadata
 from projections.state import State
 from projections.view import EntityView
@@ -98,16 +99,15 @@ def finish(state: State) -> None:
         rows.extend(_block_rows(run_id, given))
     if not rows:
         return
-    state.write_many(
-        str(
-            sa.insert(blocks).compile(
-                dialect=state.connection.dialect, column_keys=["run_id", "points", "data"]
-            )
-        ),
-        rows,
-    )
+    state.write_many(_insert_block(state.connection.dialect), rows)
     for run_id in {row[0] for row in rows if row[1] < KEEP_BLOCK_FROM_POINTS}:
         _join_small_blocks(state, run_id)
+
+
+@lru_cache(maxsize=4)
+def _insert_block(dialect: sa.Dialect) -> str:
+    names = ["run_id", "points", "data"]
+    return str(sa.insert(blocks).compile(dialect=dialect, column_keys=names))
 
 
 @lru_cache(maxsize=16)
@@ -184,32 +184,19 @@ def _move_latest(state: State, run_id: str, block: Block) -> None:
             )
 
 
-class LatestMetric(NamedTuple):
-    """The latest point of a key."""
-
-    key: str
-    value: float
-    timestamp: int
-    step: int
-    is_nan: bool
-
-
-_LATEST = sa.select(
-    latest_metrics.c.run_id,
-    latest_metrics.c.key,
-    latest_metrics.c.value,
-    latest_metrics.c.timestamp,
-    latest_metrics.c.step,
-    latest_metrics.c.is_nan,
-).order_by(latest_metrics.c.run_id, latest_metrics.c.key)
-
-
-def latest_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, list[LatestMetric]]:
-    """For each run its latest metrics, in order of key."""
-    found: dict[str, list[LatestMetric]] = {run_id: [] for run_id in run_ids}
-    for row in owned_rows(connection, _LATEST, latest_metrics.c.run_id, run_ids):
-        found[row[0]].append(LatestMetric._make(row[1:]))
-    return found
+_DOUBLE_MAX = sa.literal_column(repr(sys.float_info.max), sa.Double)
+LATEST_JSON: dict[str, ColumnElement[Any]] = {
+    "key": latest_metrics.c.key,
+    "value": sa.case(
+        (latest_metrics.c.is_nan, sa.literal_column("'NaN'")),
+        (latest_metrics.c.value > _DOUBLE_MAX, _DOUBLE_MAX),
+        (latest_metrics.c.value < -_DOUBLE_MAX, -_DOUBLE_MAX),
+        else_=latest_metrics.c.value,
+    ),
+    "timestamp": latest_metrics.c.timestamp,
+    "step": latest_metrics.c.step,
+}
+"""A latest value as MLflow answers it: JSON has no NaN, and no infinity but the greatest double."""
 
 
 VIEW = EntityView(

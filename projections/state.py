@@ -7,7 +7,8 @@ statement a table, in the transaction that also moves the checkpoint.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -22,9 +23,24 @@ Key = tuple[Any, ...]
 _MISSING: Any = object()
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What is the same for a table in every batch: its columns, and the statements for one row or
+    group in the driver's own language."""
+
+    names: list[str]
+    key_of: Callable[[Row], Key]
+    values_of: Callable[[Row], Key]
+    grouped: bool
+    """Whether the primary key has several columns, so that its first one makes groups."""
+    one: str
+    group: str
+    upsert: str
+    remove: str
+
+
 @lru_cache(maxsize=256)
-def _statements(table: sa.Table) -> tuple[str, str, str, str]:
-    """The table's statements for one row or group: read one, read a group, upsert, delete."""
+def _layout(table: sa.Table) -> _Layout:
     names = [column.name for column in table.columns]
     keys = [column.name for column in table.primary_key.columns]
     rest = [name for name in names if name not in keys]
@@ -36,16 +52,22 @@ def _statements(table: sa.Table) -> tuple[str, str, str, str]:
         return str(compiled)
 
     by_key = sa.and_(*(table.c[name] == sa.bindparam(f"key_{name}") for name in keys))
-    one = text(sa.select(*table.columns).where(by_key))
-    group = text(sa.select(*table.columns).where(table.c[keys[0]] == sa.bindparam("prefix")))
-    remove = text(sa.delete(table).where(by_key))
     insert = sqlite.insert(table)
     if rest:
         changes = {name: insert.excluded[name] for name in rest}
         upsert = text(insert.on_conflict_do_update(index_elements=keys, set_=changes))
     else:
         upsert = text(insert.on_conflict_do_nothing(index_elements=keys))
-    return one, group, upsert, remove
+    return _Layout(
+        names=names,
+        key_of=_getter(keys),
+        values_of=_getter(names),
+        grouped=len(keys) > 1,
+        one=text(sa.select(*table.columns).where(by_key)),
+        group=text(sa.select(*table.columns).where(table.c[keys[0]] == sa.bindparam("prefix"))),
+        upsert=upsert,
+        remove=text(sa.delete(table).where(by_key)),
+    )
 
 
 def _getter(names: list[str]) -> Callable[[Row], Key]:
@@ -62,13 +84,13 @@ class Rows:
     Rows are dicts with every column; they are replaced, never changed in place.
     """
 
+    __slots__ = ("_complete", "_dirty", "_groups", "_key_of", "_layout", "_rows", "_state", "_undo")
+
     def __init__(self, state: State, table: sa.Table) -> None:
         self._state = state
-        self._table = table
-        self._names = [column.name for column in table.columns]
-        self._key_names = [column.name for column in table.primary_key.columns]
-        self._key_of = _getter(self._key_names)
-        self._values_of = _getter(self._names)
+        self._undo = state.undo
+        self._layout = _layout(table)
+        self._key_of = self._layout.key_of
         self._rows: dict[Key, Row | None] = {}
         self._groups: dict[Any, set[Key]] = {}
         self._complete: set[Any] = set()
@@ -81,21 +103,21 @@ class Rows:
             return row  # type: ignore[no-any-return]
         if key[0] in self._complete:
             return None
-        if len(self._key_names) > 1:
+        layout = self._layout
+        if layout.grouped:
             self.group(key[0])
             return self._rows.get(key)
-        one, _, _, _ = _statements(self._table)
-        found = self._state.fetch(one, key)
-        self._rows[key] = dict(zip(self._names, found[0], strict=True)) if found else None
+        found = self._state.fetch(layout.one, key)
+        self._rows[key] = dict(zip(layout.names, found[0], strict=True)) if found else None
         return self._rows[key]
 
     def group(self, prefix: Any) -> list[Row]:
         """All rows whose first primary-key column has this value."""
         members = self._groups.setdefault(prefix, set())
         if prefix not in self._complete:
-            _, group, _, _ = _statements(self._table)
-            for found in self._state.fetch(group, (prefix,)):
-                row = dict(zip(self._names, found, strict=True))
+            layout = self._layout
+            for found in self._state.fetch(layout.group, (prefix,)):
+                row = dict(zip(layout.names, found, strict=True))
                 key = self._key_of(row)
                 if key not in self._rows:
                     self._rows[key] = row
@@ -116,8 +138,7 @@ class Rows:
     def write(self, rows: list[Key]) -> None:
         """Writes rows at once and past the cache: for tables in which every column is part of the
         key, by a view's `finish`. Rows that are there already stay."""
-        _, _, upsert, _ = _statements(self._table)
-        self._state.write_many(upsert, rows)
+        self._state.write_many(self._layout.upsert, rows)
 
     def delete(self, *key: Any) -> None:
         """Removes the row with this primary key, where there is one."""
@@ -125,17 +146,18 @@ class Rows:
 
     def _set(self, key: Key, row: Row | None) -> None:
         before = self._rows.get(key, _MISSING)
-        was_dirty = key in self._dirty
-        self._state.undo.append((self, key, before, was_dirty))
+        self._undo.append((self, key, before, key in self._dirty))
         self._rows[key] = row
-        self._groups.setdefault(key[0], set()).add(key)
+        if before is _MISSING and self._layout.grouped:
+            self._groups.setdefault(key[0], set()).add(key)
         self._dirty[key] = None
 
     def restore(self, key: Key, before: Row | None, was_dirty: bool) -> None:
         """Takes back one change."""
         if before is _MISSING:
             self._rows.pop(key, None)
-            self._groups[key[0]].discard(key)
+            if self._layout.grouped:
+                self._groups[key[0]].discard(key)
         else:
             self._rows[key] = before
         if not was_dirty:
@@ -145,14 +167,13 @@ class Rows:
         """Writes the changed rows: one upsert and one delete statement for all of them."""
         if not self._dirty:
             return
-        _, _, upsert, remove = _statements(self._table)
-        changed = [(key, self._rows[key]) for key in self._dirty]
-        gone = [key for key, row in changed if row is None]
-        kept = [self._values_of(row) for _, row in changed if row is not None]
+        rows, layout = self._rows, self._layout
+        gone = [key for key in self._dirty if rows[key] is None]
+        kept = [row for key in self._dirty if (row := rows[key]) is not None]
         if gone:
-            self._state.write_many(remove, gone)
+            self._state.write_many(layout.remove, gone)
         if kept:
-            self._state.write_many(upsert, kept)
+            self._state.write_many(layout.upsert, map(layout.values_of, kept))
         self._dirty.clear()
 
     def forget(self) -> None:
@@ -171,17 +192,19 @@ class State:
         self.undo: list[tuple[Rows, Key, Any, bool]] = []
         # Folding is many small statements: a plain cursor costs a fifth of SQLAlchemy's way.
         self._cursor: Any = connection.connection.cursor()
-        self._tables: dict[sa.Table, Rows] = {}
+        self._tables: dict[sa.Table | str, Rows] = {}
         self._is_set_based = False
         self._collected: dict[str, list[Any]] = {}
 
     def rows(self, table: sa.Table | str) -> Rows:
         """The rows of a table; by its name where it belongs to another entity."""
-        if isinstance(table, str):
-            table = metadata.tables[table]
         rows = self._tables.get(table)
         if rows is None:
-            rows = self._tables[table] = Rows(self, table)
+            if isinstance(table, str):
+                rows = self.rows(metadata.tables[table])
+            else:
+                rows = Rows(self, table)
+            self._tables[table] = rows
         return rows
 
     def close(self) -> None:
@@ -197,7 +220,7 @@ class State:
         self._cursor.execute(statement, parameters)
         return list(self._cursor.fetchall())
 
-    def write_many(self, statement: str, rows: list[Key]) -> None:
+    def write_many(self, statement: str, rows: Iterable[Key]) -> None:
         """Runs a statement in the driver's own language for each of these rows."""
         self._cursor.executemany(statement, rows)
 
