@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.answers import json_answer, json_number, key_values, without_empty
+from api.answers import json_answer, key_values, without_empty
 from api.limits import (
     RUN_NAME_LENGTH_MAX,
     check_experiment_id,
@@ -216,23 +216,10 @@ def info_json(row: dict[str, Any]) -> dict[str, Any]:
 
 def run_json(document: RunDocument) -> dict[str, Any]:
     """A whole run as MLflow answers it."""
-    metrics = [
-        {
-            "key": key,
-            "value": "NaN" if is_nan else json_number(value),
-            "timestamp": timestamp,
-            "step": step,
-        }
-        for key, value, timestamp, step, is_nan in document.metrics
-    ]
-    data = {
-        "metrics": metrics,
-        "params": key_values(document.params),
-        "tags": key_values(document.tags),
-    }
+    lists = {"metrics": document.metrics, "params": document.params, "tags": document.tags}
     return {
         "info": info_json(document.info),
-        "data": without_empty(data),
+        "data": {name: msgspec.Raw(text) for name, text in lists.items() if text != "[]"},
         "inputs": inputs_json(document.inputs),
         "outputs": outputs_json(document.outputs),
     }

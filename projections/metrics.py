@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.sql.elements import ColumnElement
 
 from events.codec import Block, decode_block, encode_block, join_blocks
 from events.event import Event
@@ -182,21 +180,6 @@ def _move_latest(state: State, run_id: str, block: Block) -> None:
                     "is_nan": new[3],
                 }
             )
-
-
-_DOUBLE_MAX = sa.literal_column(repr(sys.float_info.max), sa.Double)
-LATEST_JSON: dict[str, ColumnElement[Any]] = {
-    "key": latest_metrics.c.key,
-    "value": sa.case(
-        (latest_metrics.c.is_nan, sa.literal_column("'NaN'")),
-        (latest_metrics.c.value > _DOUBLE_MAX, _DOUBLE_MAX),
-        (latest_metrics.c.value < -_DOUBLE_MAX, -_DOUBLE_MAX),
-        else_=latest_metrics.c.value,
-    ),
-    "timestamp": latest_metrics.c.timestamp,
-    "step": latest_metrics.c.step,
-}
-"""A latest value as MLflow answers it: JSON has no NaN, and no infinity but the greatest double."""
 
 
 VIEW = EntityView(

@@ -1,14 +1,19 @@
 """The rows of many runs at once, by the shortest way from the database: a page of a search reads
-thousands of small rows, and each layer in between costs more than the row."""
+thousands of small rows, and each layer in between costs more than the row.
+
+What only goes into an answer the database makes JSON of (`json_list`), so that those rows never
+become Python's. Its functions are named differently elsewhere: this is the one place for that.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement
 
 IDS_MAX = 512
 """Ids in one IN list: few enough for every backend."""
@@ -42,3 +47,28 @@ def _text(query: sa.Select[Any], owner: sa.Column[str], length: int, dialect: sa
         dialect=dialect, compile_kwargs={"render_postcompile": True}
     )
     return str(compiled)
+
+
+def json_list(
+    owner: sa.Column[str],
+    owned_by: sa.Column[str],
+    fields: Mapping[str, ColumnElement[Any]],
+    order_by: sa.Column[Any],
+) -> sa.ScalarSelect[str]:
+    """A column that holds, for each row with an `owner`, what it owns elsewhere: a JSON list of
+    objects with these fields, in this order, `[]` where there is nothing.
+
+    Doubles have 17 digits, which is the value exactly; they must be finite. SQLite puts the
+    elements in the order in which they come out of the subquery.
+    """
+    rows = (
+        sa.select(*(expression.label(name) for name, expression in fields.items()))
+        .where(owned_by == owner)
+        .order_by(order_by)
+        .correlate(owner.table)
+        .subquery()
+    )
+    parts: list[ColumnElement[Any]] = []
+    for name in fields:
+        parts += [sa.literal_column(f"'{name}'"), rows.c[name]]
+    return sa.select(sa.func.json_group_array(sa.func.json_object(*parts))).scalar_subquery()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement
 
 from projections.datasets import (
     CONTEXT_TAG,
@@ -14,13 +15,16 @@ from projections.datasets import (
     datasets,
     input_tags,
     inputs_of,
+    model_inputs,
     run_inputs,
 )
 from projections.filter_language import RUNS, OrderBy, parse_filter, parse_order_by
-from projections.logged_models import outputs_of
-from projections.metrics import LatestMetric, latest_metrics, latest_of
+from projections.lifecycle import unknown_run
+from projections.logged_models import model_outputs, outputs_of
+from projections.metrics import latest_metrics
+from projections.owned import json_list, owned_rows
 from projections.page_tokens import Position
-from projections.runs import get_row, params, runs, tags, texts_of
+from projections.runs import params, runs, tags
 from projections.search import (
     MetricValues,
     Searchable,
@@ -71,43 +75,89 @@ RUN_SEARCH = Searchable(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RunDocument:
-    """All that MLflow's API tells of a run."""
+class RunDocument(NamedTuple):
+    """All that MLflow's API tells of a run.
+
+    `metrics`, `params` and `tags` are JSON lists of objects as the API answers them, in order of
+    their keys: the database makes them, for a page has thousands.
+    """
 
     info: Row
-    metrics: list[LatestMetric]
-    params: list[tuple[str, str]]
-    tags: list[tuple[str, str]]
+    metrics: str
+    params: str
+    tags: str
     inputs: RunInputs
     outputs: list[tuple[str, int]]
     """The logged models that it made: (model id, step)."""
 
 
-def documents(connection: sa.Connection, rows: Sequence[Row]) -> list[RunDocument]:
-    """The whole runs of these rows, in their order; each view is asked once for all of them."""
-    ids = [row["run_id"] for row in rows]
-    metrics_of = latest_of(connection, ids)
-    params_of = texts_of(connection, params, ids)
-    tags_of = texts_of(connection, tags, ids)
-    inputs = inputs_of(connection, ids)
-    outputs = outputs_of(connection, ids)
+_DOUBLE_MAX = sa.literal_column(repr(sys.float_info.max), sa.Double)
+_LATEST: dict[str, ColumnElement[Any]] = {
+    "key": latest_metrics.c.key,
+    "value": sa.case(
+        (latest_metrics.c.is_nan, sa.literal_column("'NaN'")),
+        (latest_metrics.c.value > _DOUBLE_MAX, _DOUBLE_MAX),
+        (latest_metrics.c.value < -_DOUBLE_MAX, -_DOUBLE_MAX),
+        else_=latest_metrics.c.value,
+    ),
+    "timestamp": latest_metrics.c.timestamp,
+    "step": latest_metrics.c.step,
+}
+"""A latest value as MLflow answers it: JSON has no NaN, and no infinity but the greatest double."""
+
+
+def _texts(table: sa.Table) -> sa.ScalarSelect[str]:
+    fields = {"key": table.c.key, "value": table.c.value}
+    return json_list(runs.c.run_id, table.c.run_id, fields, table.c.key)
+
+
+_HAS_MORE = sa.or_(
+    *(
+        sa.exists(sa.literal_column("1")).where(owner == runs.c.run_id)
+        for owner in (run_inputs.c.run_id, model_inputs.c.run_id, model_outputs.c.run_id)
+    )
+)
+_INFO_NAMES = [column.name for column in runs.columns]
+_DOCUMENTS = sa.select(
+    *runs.columns,
+    json_list(runs.c.run_id, latest_metrics.c.run_id, _LATEST, latest_metrics.c.key).label(
+        "metrics"
+    ),
+    _texts(params).label("params"),
+    _texts(tags).label("tags"),
+    _HAS_MORE.label("has_more"),
+)
+_NO_INPUTS = RunInputs()
+
+
+def documents(connection: sa.Connection, run_ids: Sequence[str]) -> list[RunDocument]:
+    """The whole runs with these ids that are there, in the order of the ids."""
+    found = {row[0]: row for row in owned_rows(connection, _DOCUMENTS, runs.c.run_id, run_ids)}
+    # Few runs have inputs and outputs.
+    more = [run_id for run_id, row in found.items() if row[-1]]
+    inputs = inputs_of(connection, more) if more else {}
+    outputs = outputs_of(connection, more) if more else {}
+    infos = len(_INFO_NAMES)
     return [
         RunDocument(
-            row,
-            metrics_of[run_id],
-            params_of[run_id],
-            tags_of[run_id],
-            inputs[run_id],
-            outputs[run_id],
+            dict(zip(_INFO_NAMES, row, strict=False)),
+            row[infos],
+            row[infos + 1],
+            row[infos + 2],
+            inputs.get(run_id, _NO_INPUTS),
+            outputs.get(run_id, []),
         )
-        for run_id, row in zip(ids, rows, strict=True)
+        for run_id in run_ids
+        if (row := found.get(run_id)) is not None
     ]
 
 
 def get_document(connection: sa.Connection, run_id: str) -> RunDocument:
     """One whole run, in any stage. Raises ResourceDoesNotExist."""
-    return documents(connection, [get_row(connection, run_id)])[0]
+    found = documents(connection, [run_id])
+    if not found:
+        raise unknown_run(run_id)
+    return found[0]
 
 
 def search_documents(
@@ -134,4 +184,4 @@ def search_documents(
         limit=limit,
         after=after,
     )
-    return documents(connection, page.rows), page.next_after
+    return documents(connection, page.ids), page.next_after
