@@ -23,7 +23,7 @@ from projections.logged_models import (
     logged_models,
 )
 from projections.page_tokens import Position
-from projections.search import Dataset, MetricValues, Searchable, Values, among, search
+from projections.search import Among, Dataset, MetricValues, Searchable, Values, search
 from projections.state import Row
 
 
@@ -124,8 +124,8 @@ def search_models(
         clauses=parse_filter(LOGGED_MODELS, filter_text),
         order_by=parse_logged_model_order_by(order_by),
         scope=[
-            among(connection, logged_models.c.experiment_id, experiment_ids),
-            logged_models.c.lifecycle_stage == ACTIVE,
+            Among(logged_models.c.experiment_id, tuple(experiment_ids)),
+            Among(logged_models.c.lifecycle_stage, (ACTIVE,)),
         ],
         datasets=datasets,
         limit=limit,

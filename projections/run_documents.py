@@ -26,10 +26,10 @@ from projections.owned import json_list, owned_rows
 from projections.page_tokens import Position
 from projections.runs import params, runs, tags
 from projections.search import (
+    Among,
     MetricValues,
     Searchable,
     Values,
-    among,
     in_view,
     search,
 )
@@ -72,6 +72,7 @@ RUN_SEARCH = Searchable(
     },
     # MLflow filters run_name by the tag and sorts by the column.
     filtered_by_tag={"run_name": "mlflow.runName"},
+    ids_only=True,
 )
 
 
@@ -171,16 +172,15 @@ def search_documents(
     after: Position | None,
 ) -> tuple[list[RunDocument], Position | None]:
     """A page of runs, and where the next one begins. Raises InvalidParameterValue."""
-    scope: list[Any] = [
-        among(connection, runs.c.experiment_id, experiment_ids),
-        in_view(runs.c.lifecycle_stage, view),
-    ]
     page = search(
         connection,
         RUN_SEARCH,
         clauses=parse_filter(RUNS, filter_text),
         order_by=parse_order_by(RUNS, order_by),
-        scope=scope,
+        scope=[
+            Among(runs.c.experiment_id, tuple(experiment_ids)),
+            in_view(runs.c.lifecycle_stage, view),
+        ],
         limit=limit,
         after=after,
     )

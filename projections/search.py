@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,21 +23,30 @@ from sqlalchemy.sql.elements import ColumnElement
 from events.errors import InvalidParameterValue
 from projections.filter_language import Clause, OrderBy
 from projections.page_tokens import Position
-from projections.search_conditions import condition, has_metric_on, metrics_of, on_datasets
-from projections.search_plan import Plan, SortKey, plan_search
-from projections.searchable import Dataset, MetricValues, Searchable, Values
+from projections.prepared import Prepared, prepare
+from projections.search_conditions import (
+    ClauseForm,
+    condition,
+    form_of,
+    has_metric_on,
+    metrics_of,
+    on_datasets,
+    padded,
+)
+from projections.search_plan import Choices, Plan, SortKey, choices
+from projections.searchable import Among, Dataset, MetricValues, Searchable, Values
 
 __all__ = [
     "VIEW_TYPES",
+    "Among",
     "Dataset",
     "MetricValues",
     "Page",
     "Searchable",
     "SortKey",
     "Values",
-    "among",
     "in_view",
-    "rows_after",
+    "plan_of",
     "search",
 ]
 
@@ -47,12 +57,17 @@ VIEW_TYPES: Mapping[str, tuple[str, ...]] = {
 }
 
 PARAMETERS_MAX = 1_000
-"""A list of more values goes to SQLite as one parameter."""
+"""A list of more values goes to SQLite as one parameter: a statement takes a limited number of
+them (250,000), and a client may name as many experiments as its request can hold."""
+
+FORMS_MAX = 256
+"""Searches differ in their values more than in their form. A form's statements take about 20 kB."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page: the main table's rows in order, their ids, and where to go on (None at the end)."""
+    """One page: the ids in order, the main table's rows unless it is searched for ids only, and
+    where to go on (None at the end)."""
 
     ids: list[str]
     rows: list[dict[str, Any]]
@@ -65,7 +80,7 @@ def search(
     *,
     clauses: Sequence[Clause],
     order_by: Sequence[OrderBy] = (),
-    scope: Sequence[ColumnElement[bool]] = (),
+    scope: Sequence[Among] = (),
     datasets: Sequence[Dataset] = (),
     limit: int,
     after: Position | None = None,
@@ -75,69 +90,167 @@ def search(
     `after` is the `next_after` of the page before. `datasets` narrows the metrics of the clauses
     to those datasets or, if no clause is about a metric, the rows to those with a metric on one.
     """
-    asked = _Asked(
-        connection.dialect.name,
-        searchable,
-        tuple(clauses),
-        tuple(order_by or searchable.default_order),
-        tuple(scope),
-        tuple(datasets),
-    )
-    plan = plan_search(connection, searchable, clauses, asked.order_by, scope, limit)
+    asked, values = _asked(connection, searchable, clauses, order_by, scope, datasets)
+    statements = _statements(asked)
+    plan = statements.choices.best(connection, values, limit)
+    values["limit"] = limit + 1
+    if after is not None:
+        values.update((f"after_{place}", value) for place, value in enumerate(after))
     if plan.walk is not None and (after is None or after[0] == _PRESENT):
-        found = _fetch(connection, _query(asked, plan), limit, after)
+        found = statements.page(plan, after).rows(connection, values)
         if len(found) > limit:
             return _page(searchable, found, limit)
         # The page reaches behind the rows that have a value; all rows are needed for it.
-    found = _fetch(connection, _query(asked, Plan(plan.driver)), limit, after)
+    found = statements.page(Plan(plan.driver), after).rows(connection, values)
     return _page(searchable, found, limit)
 
 
-def in_view(column: ColumnElement[Any], view_type: str) -> ColumnElement[bool]:
+def plan_of(
+    connection: sa.Connection,
+    searchable: Searchable,
+    *,
+    clauses: Sequence[Clause],
+    order_by: Sequence[OrderBy] = (),
+    scope: Sequence[Among] = (),
+    limit: int,
+) -> Plan:
+    """The plan that `search` would take."""
+    asked, values = _asked(connection, searchable, clauses, order_by, scope, ())
+    return _statements(asked).choices.best(connection, values, limit)
+
+
+def in_view(column: sa.Column[str], view_type: str) -> Among:
     """The condition that a lifecycle stage is in a view type (`ACTIVE_ONLY` if it is empty)."""
     stages = VIEW_TYPES.get(view_type or "ACTIVE_ONLY")
     if stages is None:
         raise InvalidParameterValue(
             f"Invalid view type '{view_type}'; it must be one of {', '.join(VIEW_TYPES)}"
         )
-    return column == stages[0] if len(stages) == 1 else column.in_(stages)
+    return Among(column, stages)
 
 
-def among(
-    connection: sa.Connection, column: ColumnElement[Any], values: Sequence[str]
-) -> ColumnElement[bool]:
-    """The condition that a column is one of these values, however many they are.
+@dataclass(frozen=True)
+class _ScopeForm:
+    """An `Among` without its values, which are one JSON list where they are many."""
 
-    A database takes a limited number of parameters in one statement (SQLite 250,000), and a client
-    may name as many experiments as its request can hold.
+    column: sa.Column[str]
+    parameters: tuple[str, ...]
+    is_listed: bool
+
+    def condition(self) -> ColumnElement[bool]:
+        """The condition, with parameters for the values."""
+        bound = [sa.bindparam(name, type_=sa.Text()) for name in self.parameters]
+        if self.is_listed:
+            listed = sa.func.json_each(bound[0]).table_valued("value")
+            return self.column.in_(sa.select(listed.c.value))
+        if not bound:
+            return sa.false()
+        # Only with one value can an index give what is asked for in the order of its next column.
+        return self.column == bound[0] if len(bound) == 1 else self.column.in_(bound)
+
+
+def _scope_form(dialect: str, among: Among, number: int) -> tuple[_ScopeForm, dict[str, Any]]:
+    distinct = sorted(set(among.values))
+    is_listed = len(distinct) > PARAMETERS_MAX and dialect == "sqlite"
+    values = [json.dumps(distinct)] if is_listed else padded(distinct)
+    named = {f"scope_{number}_{place}": value for place, value in enumerate(values)}
+    return _ScopeForm(among.column, tuple(named), is_listed), named
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The form of a search: all that decides which statements it takes, but for the plan."""
+
+    dialect: sa.Dialect
+    searchable: Searchable
+    clauses: tuple[ClauseForm, ...]
+    order_by: tuple[OrderBy, ...]
+    scope: tuple[_ScopeForm, ...]
+    datasets: tuple[Dataset, ...]
+
+
+def _asked(
+    connection: sa.Connection,
+    searchable: Searchable,
+    clauses: Sequence[Clause],
+    order_by: Sequence[OrderBy],
+    scope: Sequence[Among],
+    datasets: Sequence[Dataset],
+) -> tuple[_Asked, dict[str, Any]]:
+    """A search's form, and its values by the names of the statements' parameters."""
+    dialect = connection.dialect
+    values: dict[str, Any] = {}
+    clause_forms: list[ClauseForm] = []
+    for number, clause in enumerate(clauses):
+        form, named = form_of(dialect.name, clause, number)
+        clause_forms.append(form)
+        values.update(named)
+    scope_forms: list[_ScopeForm] = []
+    for number, among in enumerate(scope):
+        scope_form, named = _scope_form(dialect.name, among, number)
+        scope_forms.append(scope_form)
+        values.update(named)
+    asked = _Asked(
+        dialect,
+        searchable,
+        tuple(clause_forms),
+        tuple(order_by or searchable.default_order),
+        tuple(scope_forms),
+        tuple(datasets),
+    )
+    return asked, values
+
+
+class _Statements:
+    """The statements for searches of one form, each made when it is first needed."""
+
+    def __init__(self, asked: _Asked) -> None:
+        self._asked = asked
+        self._scope = [form.condition() for form in asked.scope]
+        self._pages: dict[tuple[ClauseForm | None, bool, tuple[bool, ...] | None], Prepared] = {}
+        self.choices: Choices = choices(
+            asked.dialect, asked.searchable, asked.clauses, asked.order_by, self._scope
+        )
+
+    def page(self, plan: Plan, after: Position | None) -> Prepared:
+        """The statement for a page by this plan, after a position with NULLs at these places."""
+        nulls = None if after is None else tuple(value is None for value in after)
+        driven_by = None if plan.driver is None else plan.driver.clause
+        key = (driven_by, plan.walk is not None, nulls)
+        found = self._pages.get(key)
+        if found is None:
+            query = _query(self._asked, self._scope, plan)
+            statement = query.statement.limit(sa.bindparam("limit", type_=sa.Integer))
+            if nulls is not None:
+                statement = statement.where(_after(query, nulls))
+            found = self._pages[key] = prepare(statement, self._asked.dialect)
+        return found
+
+
+@lru_cache(maxsize=FORMS_MAX)
+def _statements(asked: _Asked) -> _Statements:
+    return _Statements(asked)
+
+
+def _after(query: _Query, nulls: Sequence[bool]) -> ColumnElement[bool]:
+    """The condition that a row comes after a position, whose values are parameters.
+
+    A NULL in the position is one that all rows have that are equal in the keys before it. Where
+    the query says so, the same is said once more in a way that lets an index on the first key
+    start there.
     """
-    distinct = sorted(set(values))
-    if len(distinct) <= PARAMETERS_MAX or connection.dialect.name != "sqlite":
-        return column.in_(distinct)
-    listed = sa.func.json_each(json.dumps(distinct)).table_valued("value")
-    return column.in_(sa.select(listed.c.value))
-
-
-def rows_after(
-    keys: Sequence[SortKey], position: Position, *, bounded: bool = True
-) -> ColumnElement[bool]:
-    """The condition that a row comes after a position in the order of `keys`.
-
-    A None in the position is a NULL, which all rows have that are equal in the keys before it.
-    `bounded` says the same once more in a way that lets an index on the first key start there.
-    """
-    if len(keys) != len(position):
+    if len(query.keys) != len(nulls):
         raise InvalidParameterValue("Invalid page token: it belongs to another order")
     pairs = [
-        (key, value)
-        for key, value in zip(keys, position, strict=True)
-        if value is not None and not key.fixed
+        (key, sa.bindparam(f"after_{place}", type_=key.expression.type))
+        for place, (key, is_null) in enumerate(zip(query.keys, nulls, strict=True))
+        if not is_null and not key.fixed
     ]
     condition: ColumnElement[bool] = sa.false()
     for key, value in reversed(pairs):
         beyond = key.expression > value if key.ascending else key.expression < value
         condition = sa.or_(beyond, sa.and_(key.expression == value, condition))
-    if not bounded:
+    if not query.bounded:
         return condition
     first, value = pairs[0]
     bound = first.expression >= value if first.ascending else first.expression <= value
@@ -147,18 +260,6 @@ def rows_after(
 # How rows are classed when sorted by something that not all have. The class sorts ascending,
 # whichever way the value does.
 _PRESENT, _NANS, _NOTHING = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """All that decides which rows there are, and in what order."""
-
-    dialect: str
-    searchable: Searchable
-    clauses: tuple[Clause, ...]
-    order_by: tuple[OrderBy, ...]
-    scope: tuple[ColumnElement[bool], ...]
-    datasets: tuple[Dataset, ...]
 
 
 @dataclass(frozen=True)
@@ -179,28 +280,24 @@ class _Sorted:
     on: ColumnElement[bool] | None = None
 
 
-def _fetch(
-    connection: sa.Connection, query: _Query, limit: int, after: Position | None
-) -> Sequence[sa.Row[Any]]:
-    """The page's rows and one more, if there is one."""
-    statement = query.statement.limit(limit + 1)
-    if after is not None:
-        statement = statement.where(rows_after(query.keys, after, bounded=query.bounded))
-    return connection.execute(statement).fetchall()
-
-
-def _page(searchable: Searchable, found: Sequence[sa.Row[Any]], limit: int) -> Page:
-    names = [column.name for column in searchable.table.columns]
+def _page(searchable: Searchable, found: Sequence[tuple[Any, ...]], limit: int) -> Page:
+    names = [column.name for column in _selected(searchable)]
     page = found[:limit]
+    next_after = page[-1][len(names) :] if len(found) > limit and page else None
+    if searchable.ids_only:
+        return Page([row[0] for row in page], [], next_after)
     rows = [dict(zip(names, row, strict=False)) for row in page]
-    next_after = tuple(page[-1][len(names) :]) if len(found) > limit and page else None
     return Page([row[searchable.id.name] for row in rows], rows, next_after)
 
 
-def _query(asked: _Asked, plan: Plan) -> _Query:
+def _selected(searchable: Searchable) -> Sequence[sa.Column[Any]]:
+    return [searchable.id] if searchable.ids_only else list(searchable.table.columns)
+
+
+def _query(asked: _Asked, scope: Sequence[ColumnElement[bool]], plan: Plan) -> _Query:
     searchable = asked.searchable
     source: sa.FromClause = searchable.table
-    conditions = list(asked.scope)
+    conditions = list(scope)
     if plan.driver is not None:
         source = plan.driver.table.join(source, plan.driver.owner == searchable.id)
         conditions.extend(plan.driver.conditions)
@@ -218,13 +315,13 @@ def _query(asked: _Asked, plan: Plan) -> _Query:
             source = source.outerjoin(by.joined, by.on)
     for clause in asked.clauses:
         if not plan.holds(clause):
-            conditions.append(condition(asked.dialect, searchable, clause, asked.datasets))
+            conditions.append(condition(asked.dialect.name, searchable, clause, asked.datasets))
     if asked.datasets and not any(clause.kind == "metric" for clause in asked.clauses):
         conditions.append(has_metric_on(searchable, asked.datasets))
     selected = [key.expression.label(f"sort_key_{n}") for n, key in enumerate(keys)]
     sorting = [key for key in keys if not key.fixed]
     statement = (
-        sa.select(*searchable.table.columns, *selected)
+        sa.select(*_selected(searchable), *selected)
         .select_from(source)
         .where(*conditions)
         .order_by(*(k.expression.asc() if k.ascending else k.expression.desc() for k in sorting))

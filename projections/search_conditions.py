@@ -1,17 +1,22 @@
-"""What each clause of a filter is in SQL: a condition on one row of the searched table."""
+"""What each clause of a filter is in SQL: a condition on one row of the searched table.
+
+Statements are kept by the forms of their clauses, so a condition has a parameter where a clause
+has a value.
+"""
 
 from __future__ import annotations
 
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement
 
 from events.errors import InvalidParameterValue
-from projections.filter_language import Clause
+from projections.filter_language import Clause, Kind
 from projections.searchable import Dataset, MetricValues, Searchable, Values
 
 DOUBLE_MAX = sys.float_info.max
@@ -25,10 +30,64 @@ _NUMERIC_OPERATORS: Mapping[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_TYPES: Mapping[type, sa.types.TypeEngine[Any]] = {
+    # As a double, also where the column holds integers: 0.5 must not become 0 or 1.
+    float: sa.Double(),
+    int: sa.BigInteger(),
+    str: sa.Text(),
+}
+
+
+@dataclass(frozen=True)
+class ClauseForm:
+    """A clause without its value: searches whose clauses have the same forms share statements.
+
+    `parameters` name its values in a statement: none for IS NULL, several for IN, else one.
+    `is_extreme` says that the number is so great that Infinity may count as it.
+    """
+
+    kind: Kind
+    key: str
+    comparator: str
+    parameters: tuple[str, ...] = ()
+    value_type: type = str
+    is_extreme: bool = False
+
+    def bound(self) -> list[sa.BindParameter[Any]]:
+        """The parameters, to be put into a statement."""
+        return [sa.bindparam(name, type_=_TYPES[self.value_type]) for name in self.parameters]
+
+
+def form_of(dialect: str, clause: Clause, number: int) -> tuple[ClauseForm, dict[str, Any]]:
+    """A clause's form, and its values by the names of its parameters, which hold its number."""
+    value = clause.value
+    if clause.kind == "metric":
+        if not isinstance(value, int | float):
+            raise InvalidParameterValue(f"Expected a number for metric '{clause.key}'")
+        value = float(value)
+    values: list[Any] = [] if value is None else [value]
+    if isinstance(value, tuple):
+        values = padded(value)
+    elif clause.comparator in ("LIKE", "ILIKE"):
+        values = [_pattern(dialect, clause.comparator, str(value))]
+    named = {f"clause_{number}_{place}": each for place, each in enumerate(values)}
+    is_extreme = clause.kind == "metric" and abs(values[0]) >= DOUBLE_MAX
+    value_type = type(values[0]) if values else str
+    names = tuple(named)
+    form = ClauseForm(clause.kind, clause.key, clause.comparator, names, value_type, is_extreme)
+    return form, named
+
+
+def padded(values: Sequence[str]) -> list[str]:
+    """The values, the last repeated until there are 1, 2, 4, 8, ...: lists of few lengths need few
+    statements, and a value that is listed twice is found once."""
+    found = list(values)
+    length = 1 << (len(found) - 1).bit_length() if found else 0
+    return found + found[-1:] * (length - len(found))
 
 
 def condition(
-    dialect: str, searchable: Searchable, clause: Clause, datasets: Sequence[Dataset] = ()
+    dialect: str, searchable: Searchable, clause: ClauseForm, datasets: Sequence[Dataset] = ()
 ) -> ColumnElement[bool]:
     """The condition that a clause sets. `datasets` narrows the metrics that it may be about."""
     if clause.kind == "metric":
@@ -54,7 +113,7 @@ def condition(
     return _exists(values.source, conditions)
 
 
-def values_of(searchable: Searchable, clause: Clause) -> tuple[Values, str]:
+def values_of(searchable: Searchable, clause: ClauseForm) -> tuple[Values, str]:
     """The texts that a clause is about, and the key that they have there."""
     values: Values | None
     if clause.kind == "dataset":
@@ -77,13 +136,11 @@ def metrics_of(searchable: Searchable) -> MetricValues:
 
 
 def metric_matches(
-    value: ColumnElement[Any], is_nan: ColumnElement[Any] | None, clause: Clause
+    value: ColumnElement[Any], is_nan: ColumnElement[Any] | None, clause: ClauseForm
 ) -> ColumnElement[bool]:
     """The condition that a metric's value is what a clause asks for."""
-    if not isinstance(clause.value, int | float):
-        raise InvalidParameterValue(f"Expected a number for metric '{clause.key}'")
-    number = float(clause.value)
-    if abs(number) >= DOUBLE_MAX:
+    (number,) = clause.bound()
+    if clause.is_extreme:
         # Only here can it matter that Infinity counts as the greatest finite double.
         value = sa.case(
             (value > DOUBLE_MAX, DOUBLE_MAX), (value < -DOUBLE_MAX, -DOUBLE_MAX), else_=value
@@ -117,32 +174,29 @@ def on_datasets(metrics: MetricValues, datasets: Sequence[Dataset]) -> ColumnEle
     return sa.or_(*alternatives)
 
 
-def compare(dialect: str, column: ColumnElement[Any], clause: Clause) -> ColumnElement[bool]:
+def compare(dialect: str, column: ColumnElement[Any], clause: ClauseForm) -> ColumnElement[bool]:
     """The condition that a column, which is no metric, is what a clause asks for."""
+    parameters = clause.bound()
     if clause.comparator in _NUMERIC_OPERATORS:
-        value: Any = clause.value
-        if isinstance(value, float):
-            # As a double, also where the column holds integers: 0.5 must not become 0 or 1.
-            value = sa.literal(value, sa.Double())
-        return _NUMERIC_OPERATORS[clause.comparator](column, value)
-    if isinstance(clause.value, tuple):
-        among = column.in_(clause.value)
+        return _NUMERIC_OPERATORS[clause.comparator](column, parameters[0])
+    if clause.comparator in ("IN", "NOT IN"):
+        among = column.in_(parameters)
         return among if clause.comparator == "IN" else ~among
-    pattern = str(clause.value)
+    if clause.comparator == "ILIKE":
+        return column.ilike(parameters[0])
+    if dialect != "sqlite":
+        return column.like(parameters[0])
+    # SQLite's LIKE does not tell capitals apart, unless a PRAGMA says so; GLOB does.
+    return column.op("GLOB", is_comparison=True, return_type=sa.Boolean())(parameters[0])
+
+
+def _pattern(dialect: str, comparator: str, pattern: str) -> str:
     if dialect != "sqlite":
         # A backslash is an ordinary character in a pattern, as it is in SQLite.
-        pattern = pattern.replace("\\", "\\\\")
-    if clause.comparator == "ILIKE":
-        return column.ilike(pattern)
-    return _like(dialect, column, pattern)
-
-
-def _like(dialect: str, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
-    """LIKE that tells capitals apart. SQLite's LIKE doesn't, unless a PRAGMA says so; GLOB does."""
-    if dialect != "sqlite":
-        return column.like(pattern)
-    glob = "".join(_GLOB.get(character, character) for character in pattern)
-    return column.op("GLOB", is_comparison=True, return_type=sa.Boolean())(glob)
+        return pattern.replace("\\", "\\\\")
+    if comparator == "ILIKE":
+        return pattern
+    return "".join(_GLOB.get(character, character) for character in pattern)
 
 
 _GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}

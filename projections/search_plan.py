@@ -8,7 +8,7 @@ time differs, from 0.3 ms to 90 ms for one page of 100,000 runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 
-from projections.filter_language import Clause, OrderBy
+from projections.filter_language import OrderBy
+from projections.prepared import Prepared, prepare
 from projections.search_conditions import (
+    ClauseForm,
     compare,
     condition,
     metric_matches,
@@ -43,7 +45,7 @@ WALK_ROWS_MAX = 20_000
 class Driver:
     """A clause that few rows fulfil, the table to start from, and what holds for its rows there."""
 
-    clause: Clause
+    clause: ClauseForm
     table: sa.FromClause
     owner: ColumnElement[str]
     conditions: tuple[ColumnElement[bool], ...]
@@ -73,7 +75,7 @@ class Walk:
     owner: ColumnElement[str]
     key: SortKey
     conditions: tuple[ColumnElement[bool], ...]
-    clauses: tuple[Clause, ...]
+    clauses: tuple[ClauseForm, ...]
 
 
 @dataclass(frozen=True)
@@ -83,40 +85,59 @@ class Plan:
     driver: Driver | None = None
     walk: Walk | None = None
 
-    def holds(self, clause: Clause) -> bool:
+    def holds(self, clause: ClauseForm) -> bool:
         """Whether the plan's own conditions hold this clause already."""
         if self.driver is not None and clause == self.driver.clause:
             return True
         return self.walk is not None and clause in self.walk.clauses
 
 
-def plan_search(
-    connection: sa.Connection,
+@dataclass(frozen=True)
+class Choices:
+    """The plans that a form of search has, and the statements that tell which is the best."""
+
+    in_scope: Prepared
+    drivers: Sequence[tuple[Driver, Prepared]]
+    walk: Walk | None
+    first_walked: Prepared | None
+
+    def best(self, connection: sa.Connection, values: Mapping[str, Any], limit: int) -> Plan:
+        """The plan that reads the fewest rows, as far as a few counts tell."""
+        if not self.drivers and self.walk is None:
+            return Plan()
+        fewest, best = _counted(connection, self.in_scope, values), None
+        for driver, its_rows in self.drivers:
+            rows = _counted(connection, its_rows, values)
+            if rows < fewest:
+                fewest, best = rows, driver
+        if self.first_walked is not None and fewest > WALKED_MAX:
+            found = _number(connection, self.first_walked, {**values, "walked": WALKED_MAX})
+            length = WALKED_MAX * limit / found if found else float("inf")
+            if length < (fewest if fewest <= COUNTED_MAX else WALK_ROWS_MAX):
+                return Plan(walk=self.walk)
+        return Plan(driver=best)
+
+
+def choices(
+    dialect: sa.Dialect,
     searchable: Searchable,
-    clauses: Sequence[Clause],
+    clauses: Sequence[ClauseForm],
     order_by: Sequence[OrderBy],
     scope: Sequence[ColumnElement[bool]],
-    limit: int,
-) -> Plan:
-    """The plan that reads the fewest rows, as far as a few counts tell."""
-    dialect = connection.dialect.name
-    drivers = _drivers(dialect, searchable, clauses)[:CLAUSES_COUNTED_MAX]
-    walk = _walk(dialect, searchable, clauses, order_by)
-    if not drivers and walk is None:
-        return Plan()
-    fewest, best = _counted(connection, searchable.table, scope), None
-    for driver in drivers:
-        rows = _counted(connection, driver.table, driver.conditions)
-        if rows < fewest:
-            fewest, best = rows, driver
-    if walk is not None and fewest > WALKED_MAX:
-        length = _length_of_walk(connection, searchable, walk, clauses, scope, limit)
-        if length < (fewest if fewest <= COUNTED_MAX else WALK_ROWS_MAX):
-            return Plan(walk=walk)
-    return Plan(driver=best)
+) -> Choices:
+    """The plans for searches of this form."""
+    drivers = _drivers(dialect.name, searchable, clauses)[:CLAUSES_COUNTED_MAX]
+    walk = _walk(dialect.name, searchable, clauses, order_by)
+    probe = None if walk is None else _first_walked(dialect.name, searchable, walk, clauses, scope)
+    return Choices(
+        prepare(_counting(searchable.table, scope), dialect),
+        [(d, prepare(_counting(d.table, d.conditions), dialect)) for d in drivers],
+        walk,
+        None if probe is None else prepare(probe, dialect),
+    )
 
 
-def _drivers(dialect: str, searchable: Searchable, clauses: Sequence[Clause]) -> list[Driver]:
+def _drivers(dialect: str, searchable: Searchable, clauses: Sequence[ClauseForm]) -> list[Driver]:
     found: list[Driver] = []
     for number, clause in enumerate(clauses):
         driver: Driver | None = None
@@ -130,7 +151,7 @@ def _drivers(dialect: str, searchable: Searchable, clauses: Sequence[Clause]) ->
 
 
 def _metric_driver(
-    dialect: str, searchable: Searchable, clause: Clause, number: int
+    dialect: str, searchable: Searchable, clause: ClauseForm, number: int
 ) -> Driver | None:
     metrics = metrics_of(searchable)
     if not metrics.by_value or metrics.is_nan is None:
@@ -143,7 +164,7 @@ def _metric_driver(
 
 
 def _text_driver(
-    dialect: str, searchable: Searchable, clause: Clause, number: int
+    dialect: str, searchable: Searchable, clause: ClauseForm, number: int
 ) -> Driver | None:
     if clause.kind == "attribute" and clause.key not in searchable.filtered_by_tag:
         return None
@@ -160,7 +181,7 @@ def _text_driver(
 def _walk(
     dialect: str,
     searchable: Searchable,
-    clauses: Sequence[Clause],
+    clauses: Sequence[ClauseForm],
     order_by: Sequence[OrderBy],
 ) -> Walk | None:
     """The walk along what is sorted by first, if it has an index."""
@@ -172,7 +193,7 @@ def _walk(
 
 
 def _metric_walk(
-    dialect: str, searchable: Searchable, clauses: Sequence[Clause], order: OrderBy
+    dialect: str, searchable: Searchable, clauses: Sequence[ClauseForm], order: OrderBy
 ) -> Walk | None:
     metrics = metrics_of(searchable)
     if not metrics.by_value or metrics.is_nan is None:
@@ -215,39 +236,43 @@ def _unindexed(dialect: str, owner: ColumnElement[str]) -> ColumnElement[str]:
     return UnaryExpression(owner, operator=custom_op("+"), type_=owner.type)
 
 
-def _counted(
-    connection: sa.Connection, table: sa.FromClause, conditions: Sequence[ColumnElement[bool]]
-) -> int:
-    """How many rows fulfil the conditions, or one more than are counted at most."""
+def _counting(
+    table: sa.FromClause, conditions: Sequence[ColumnElement[bool]]
+) -> sa.Select[Any]:
+    """How many rows fulfil the conditions, or the parameter `counted` if they are more."""
     rows = sa.select(sa.literal_column("1", sa.Integer)).select_from(table).where(*conditions)
-    few = rows.limit(COUNTED_MAX + 1).subquery()
-    return int(connection.execute(sa.select(sa.func.count()).select_from(few)).scalar_one())
+    few = rows.limit(sa.bindparam("counted", type_=sa.Integer)).subquery()
+    return sa.select(sa.func.count()).select_from(few)
 
 
-def _length_of_walk(
-    connection: sa.Connection,
+def _counted(connection: sa.Connection, rows: Prepared, values: Mapping[str, Any]) -> int:
+    return _number(connection, rows, {**values, "counted": COUNTED_MAX + 1})
+
+
+def _number(connection: sa.Connection, statement: Prepared, values: Mapping[str, Any]) -> int:
+    return int(statement.rows(connection, values)[0][0])
+
+
+def _first_walked(
+    dialect: str,
     searchable: Searchable,
     walk: Walk,
-    clauses: Sequence[Clause],
+    clauses: Sequence[ClauseForm],
     scope: Sequence[ColumnElement[bool]],
-    limit: int,
-) -> float:
-    """How many rows are walked over until a page is found, judging by the first of them."""
+) -> sa.Select[Any]:
+    """How many of the first rows of a walk, so many as the parameter `walked`, would be found."""
     value = walk.key.expression
     first = (
         sa.select(walk.owner.label("owner"))
         .select_from(walk.table)
         .where(*walk.conditions)
         .order_by(value.asc() if walk.key.ascending else value.desc())
-        .limit(WALKED_MAX)
+        .limit(sa.bindparam("walked", type_=sa.Integer))
         .subquery("first")
     )
-    dialect = connection.dialect.name
     others = [condition(dialect, searchable, c) for c in clauses if c not in walk.clauses]
-    inside = (
+    return (
         sa.select(sa.func.count())
         .select_from(first.join(searchable.table, searchable.id == first.c.owner))
         .where(*scope, *others)
     )
-    found = int(connection.execute(inside).scalar_one())
-    return WALKED_MAX * limit / found if found else float("inf")

@@ -52,14 +52,15 @@ class MetricValues:
     by_value: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Searchable:
     """How an entity can be searched: which column answers for which name of the filter language.
 
     `sort_by` gives another expression to sort an attribute by, such as a cast of a numeric id that
     is stored as text. `filtered_by_tag` names attributes that MLflow filters by a tag's value
     instead of their column. `default_order` holds when none was asked for; `tail_order` is
-    appended to every order, but for what it already names, and must end with the id.
+    appended to every order, but for what it already names, and must end with the id. `ids_only`
+    spares a page the columns of the table, for an entity whose rows are read in another way.
     """
 
     table: sa.Table
@@ -73,6 +74,15 @@ class Searchable:
     datasets: Mapping[str, Values] = field(default_factory=dict)
     sort_by: Mapping[str, ColumnElement[Any]] = field(default_factory=dict)
     filtered_by_tag: Mapping[str, str] = field(default_factory=dict)
+    ids_only: bool = False
+
+
+@dataclass(frozen=True)
+class Among:
+    """The condition that a column of the main table is one of these values."""
+
+    column: sa.Column[str]
+    values: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from projections.page_tokens import Position
 from projections.run_documents import RUN_SEARCH
 from projections.runs import runs
 from projections.schema import metadata
-from projections.search import Page, in_view, search
+from projections.search import Among, Page, in_view, search
 from tests.search_rows import Experiment, Input, Model, ModelMetric, Run
 
 INF, NAN = math.inf, math.nan
@@ -132,7 +132,7 @@ def find_runs(
 ) -> list[str]:
     """The ids of runs, fetched in pages of this size."""
     scope = [
-        runs.c.experiment_id.in_(list(experiment_ids)),
+        Among(runs.c.experiment_id, tuple(experiment_ids)),
         in_view(runs.c.lifecycle_stage, view),
     ]
     clauses, keys = parse_filter(RUNS, text), parse_order_by(RUNS, order)

@@ -72,6 +72,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "model_documents",
         "owned",
         "page_tokens",
+        "prepared",
         "purges",
         "replacement",
         "run_documents",

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.errors import InvalidParameterValue
-from projections import search_plan
+from projections.experiments import SEARCH as EXPERIMENT_SEARCH
+from projections.experiments import experiments
 from projections.filter_language import RUNS, OrderBy, parse_filter, parse_order_by
 from projections.metrics import latest_metrics
 from projections.page_tokens import Position
 from projections.run_documents import RUN_SEARCH
 from projections.runs import params, runs
-from projections.search import Page, among, in_view, search
+from projections.search import Among, Page, in_view, plan_of, search
 from tests.search_data import (
     INF,
     NAN,
@@ -28,7 +29,15 @@ from tests.search_data import (
     run_clauses,
     run_orders,
 )
-from tests.search_rows import Run, columns_of, metric_row, put_run, remove_run
+from tests.search_rows import (
+    Experiment,
+    Run,
+    columns_of,
+    metric_row,
+    put_experiment,
+    put_run,
+    remove_run,
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -89,22 +98,59 @@ def test_missing_metrics_come_last_and_nan_before_them() -> None:
     engine.dispose()
 
 
-def test_a_page_holds_the_rows_of_the_main_table() -> None:
-    """A page has every column of its rows, so that they need not be read again."""
+def test_searches_of_one_form_keep_their_values_apart() -> None:
+    """Statements are kept without the values: each search finds by its own, of whatever type and
+    number, also where the greatest double is one of them."""
     engine = empty_database()
     with engine.connect() as connection:
-        put_run(connection, Run("a", name="first", start_time=5, metrics={"m": 1.0}))
-        page = search(
-            connection,
-            RUN_SEARCH,
-            clauses=parse_filter(RUNS, "metrics.m = 1"),
-            order_by=parse_order_by(RUNS, ["params.p"]),
-            limit=10,
-        )
-        assert page.ids == ["a"]
+        for place, value in enumerate([1.0, 2.0, INF]):
+            run = Run(f"r{place}", str(place), metrics={"m": value}, params={"p": f"a*{place}"})
+            put_run(connection, Run(**{**vars(run), "start_time": place}))
+
+        def found(text: str, *experiment_ids: str) -> str:
+            ids = experiment_ids or ("0", "1", "2")
+            runs_found = find_runs(connection, ids, text, "ALL", ["run_id"], 2)
+            return "".join(run_id[1:] for run_id in runs_found)
+
+        assert [found(f"metrics.m > {text}") for text in ("1", "1.5", "2", "0")] == [
+            "12",
+            "12",
+            "2",
+            "012",
+        ]
+        assert found("metrics.m = 1.7976931348623157e308") == "2"
+        assert [found(f"start_time >= {text}") for text in ("1", "0.5", "1.5", "2")] == [
+            "12",
+            "12",
+            "2",
+            "2",
+        ]
+        assert [found(f"params.p LIKE '{text}'") for text in ("a*1", "a_2", "%*%", "b")] == [
+            "1",
+            "2",
+            "012",
+            "",
+        ]
+        lists = ["'r0'", "'r1', 'r2'", "'r2', 'r1', 'r0'", "'x', 'x', 'x', 'x', 'r1'"]
+        assert [found(f"run_id IN ({each})") for each in lists] == ["0", "12", "012", "1"]
+        assert [found(f"run_id NOT IN ({each})") for each in lists] == ["12", "0", "", "02"]
+        assert [found("", *ids) for ids in ("0", "12", "012", "9")] == ["0", "12", "012", ""]
+    engine.dispose()
+
+
+def test_a_page_holds_the_rows_of_the_main_table() -> None:
+    """A page has every column of its rows, so that they need not be read again, unless the whole
+    things are read in another way."""
+    engine = empty_database()
+    with engine.connect() as connection:
+        put_experiment(connection, Experiment("7", "first", creation_time=5))
+        page = search(connection, EXPERIMENT_SEARCH, clauses=(), limit=10)
+        assert page.ids == ["7"]
         assert page.next_after is None
         assert page.rows[0]["name"] == "first"
-        assert set(page.rows[0]) == set(runs.columns.keys())
+        assert set(page.rows[0]) == set(experiments.columns.keys())
+        put_run(connection, Run("a"))
+        assert search(connection, RUN_SEARCH, clauses=(), limit=10) == Page(["a"], [], None)
     engine.dispose()
 
 
@@ -132,7 +178,7 @@ def test_any_number_of_experiments_can_be_named() -> None:
                 connection,
                 RUN_SEARCH,
                 clauses=(),
-                scope=[among(connection, runs.c.experiment_id, [*ids, "7"])],
+                scope=[Among(runs.c.experiment_id, (*ids, "7"))],
                 limit=10,
             )
             assert set(page.ids) == {"r1", "r7"} | ({"r299999"} if count == 300_000 else set())
@@ -144,7 +190,7 @@ def test_an_unknown_view_type_is_refused() -> None:
     column = runs.c.lifecycle_stage
     with pytest.raises(InvalidParameterValue, match="ACTIVE_ONLY, DELETED_ONLY, ALL"):
         in_view(column, "BOGUS")
-    assert in_view(column, "").compare(in_view(column, "ACTIVE_ONLY"))
+    assert in_view(column, "") == in_view(column, "ACTIVE_ONLY")
 
 
 def test_a_position_of_another_order_is_refused() -> None:
@@ -212,13 +258,13 @@ def test_a_search_starts_where_few_rows_are(
     many: sa.Connection, experiment_id: str, text: str, order: list[str], starts_at: str
 ) -> None:
     """A clause that few rows fulfil, the metric to sort by, or the runs: whatever is least."""
-    plan = search_plan.plan_search(
+    plan = plan_of(
         many,
         RUN_SEARCH,
-        parse_filter(RUNS, text),
-        parse_order_by(RUNS, order),
-        [runs.c.experiment_id == experiment_id],
-        100,
+        clauses=parse_filter(RUNS, text),
+        order_by=parse_order_by(RUNS, order),
+        scope=[Among(runs.c.experiment_id, (experiment_id,))],
+        limit=100,
     )
     starts = plan.driver.clause.kind if plan.driver else "walk" if plan.walk else "run"
     assert starts == starts_at

@@ -22,7 +22,7 @@ from projections.lifecycle import ACTIVE
 from projections.logged_models import logged_models
 from projections.model_documents import MODEL_SEARCH
 from projections.page_tokens import Position
-from projections.search import Dataset, Page, in_view, search
+from projections.search import Among, Dataset, Page, in_view, search
 from tests.mlflow_rows import MlflowStore
 from tests.search_data import (
     DIRECTION,
@@ -219,8 +219,8 @@ def test_logged_models_are_those_of_mlflow_in_its_order(
     clauses, keys = parse_filter(LOGGED_MODELS, text), parse_logged_model_order_by(order)
     given_datasets = [Dataset(d["dataset_name"], d.get("dataset_digest")) for d in datasets]
     scope = [
-        logged_models.c.experiment_id.in_(experiment_ids),
-        logged_models.c.lifecycle_stage == ACTIVE,
+        Among(logged_models.c.experiment_id, tuple(experiment_ids)),
+        Among(logged_models.c.lifecycle_stage, (ACTIVE,)),
     ]
 
     def page_after(after: Position | None) -> Page:
