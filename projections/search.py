@@ -26,6 +26,7 @@ from projections.page_tokens import Position
 from projections.prepared import Prepared, prepare
 from projections.search_conditions import (
     ClauseForm,
+    cheapest_first,
     condition,
     form_of,
     has_metric_on,
@@ -298,14 +299,17 @@ def _query(asked: _Asked, scope: Sequence[ColumnElement[bool]], plan: Plan) -> _
     searchable = asked.searchable
     source: sa.FromClause = searchable.table
     conditions = list(scope)
+    owner: ColumnElement[str] = searchable.id
     if plan.driver is not None:
         source = plan.driver.table.join(source, plan.driver.owner == searchable.id)
         conditions.extend(plan.driver.conditions)
+        owner = plan.driver.owner
     keys: list[SortKey] = []
     order_by = _whole_order(searchable, asked.order_by)
     if plan.walk is not None:
         source = plan.walk.table.join(source, plan.walk.owner == searchable.id)
         conditions.extend(plan.walk.conditions)
+        owner = plan.walk.owner
         keys = [SortKey(sa.literal_column(str(_PRESENT), sa.Integer), fixed=True), plan.walk.key]
         order_by = order_by[1:]
     for number, order in enumerate(order_by):
@@ -313,9 +317,10 @@ def _query(asked: _Asked, scope: Sequence[ColumnElement[bool]], plan: Plan) -> _
         keys.extend(by.keys)
         if by.joined is not None:
             source = source.outerjoin(by.joined, by.on)
-    for clause in asked.clauses:
+    dialect = asked.dialect.name
+    for clause in cheapest_first(asked.clauses):
         if not plan.holds(clause):
-            conditions.append(condition(asked.dialect.name, searchable, clause, asked.datasets))
+            conditions.append(condition(dialect, searchable, clause, owner, asked.datasets))
     if asked.datasets and not any(clause.kind == "metric" for clause in asked.clauses):
         conditions.append(has_metric_on(searchable, asked.datasets))
     selected = [key.expression.label(f"sort_key_{n}") for n, key in enumerate(keys)]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
+from sqlalchemy.sql.operators import custom_op
 
 from events.errors import InvalidParameterValue
 from projections.filter_language import Clause, Kind
@@ -78,6 +79,14 @@ def form_of(dialect: str, clause: Clause, number: int) -> tuple[ClauseForm, dict
     return form, named
 
 
+def cheapest_first(clauses: Sequence[ClauseForm]) -> list[ClauseForm]:
+    """The clauses in the order in which they are best looked at: equality leaves fewest rows."""
+    return sorted(clauses, key=lambda clause: _COST.get(clause.comparator, 2))
+
+
+_COST = {"=": 0, "IN": 1}
+
+
 def padded(values: Sequence[str]) -> list[str]:
     """The values, the last repeated until there are 1, 2, 4, 8, ...: lists of few lengths need few
     statements, and a value that is listed twice is found once."""
@@ -87,15 +96,28 @@ def padded(values: Sequence[str]) -> list[str]:
 
 
 def condition(
-    dialect: str, searchable: Searchable, clause: ClauseForm, datasets: Sequence[Dataset] = ()
+    dialect: str,
+    searchable: Searchable,
+    clause: ClauseForm,
+    owner: ColumnElement[str],
+    datasets: Sequence[Dataset] = (),
 ) -> ColumnElement[bool]:
-    """The condition that a clause sets. `datasets` narrows the metrics that it may be about."""
+    """The condition that a clause sets. `datasets` narrows the metrics that it may be about.
+
+    `owner` is the entity's id, in whichever table of the statement is read first: what lies
+    beside the main table is then looked at before the main table is.
+    """
     if clause.kind == "metric":
         metrics = metrics_of(searchable)
         conditions = [
-            metrics.owner == searchable.id,
+            metrics.owner == owner,
             metrics.key == clause.key,
-            metric_matches(metrics.value, metrics.is_nan, clause),
+            # The index by value would have SQLite read all that fulfil it, for each owner.
+            metric_matches(
+                unindexed(dialect, metrics.value),
+                None if metrics.is_nan is None else unindexed(dialect, metrics.is_nan),
+                clause,
+            ),
         ]
         if datasets:
             conditions.append(on_datasets(metrics, datasets))
@@ -103,14 +125,23 @@ def condition(
     if clause.kind == "attribute" and clause.key not in searchable.filtered_by_tag:
         return compare(dialect, searchable.attributes[clause.key], clause)
     values, key = values_of(searchable, clause)
-    conditions = [values.owner == searchable.id, *values.where]
+    conditions = [values.owner == owner, *values.where]
     if values.key is not None:
         conditions.append(values.key == key)
     if clause.comparator == "IS NULL":
         return ~_exists(values.source, conditions)
     if clause.comparator != "IS NOT NULL":
-        conditions.append(compare(dialect, values.value, clause))
+        by_key = values.key is not None
+        value = unindexed(dialect, values.value) if by_key else values.value
+        conditions.append(compare(dialect, value, clause))
     return _exists(values.source, conditions)
+
+
+def unindexed(dialect: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column, such that SQLite can't find rows by it: another column must lead to them."""
+    if dialect != "sqlite":
+        return column
+    return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
 
 
 def values_of(searchable: Searchable, clause: ClauseForm) -> tuple[Values, str]:

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
-from sqlalchemy.sql.operators import custom_op
+from sqlalchemy.sql.elements import ColumnElement
 
 from projections.filter_language import OrderBy
 from projections.prepared import Prepared, prepare
 from projections.search_conditions import (
     ClauseForm,
+    cheapest_first,
     compare,
     condition,
     metric_matches,
     metrics_of,
+    unindexed,
     values_of,
 )
 from projections.searchable import Searchable
@@ -160,7 +161,7 @@ def _metric_driver(
     column = table.c
     matches = metric_matches(column[metrics.value.name], column[metrics.is_nan.name], clause)
     conditions = (column[metrics.key.name] == clause.key, matches)
-    return Driver(clause, table, _unindexed(dialect, column[metrics.owner.name]), conditions)
+    return Driver(clause, table, unindexed(dialect, column[metrics.owner.name]), conditions)
 
 
 def _text_driver(
@@ -175,7 +176,7 @@ def _text_driver(
     column = table.c
     matches = compare(dialect, column[str(values.value.key)], clause)
     conditions = (column[str(values.key.key)] == key, matches)
-    return Driver(clause, table, _unindexed(dialect, column[str(values.owner.key)]), conditions)
+    return Driver(clause, table, unindexed(dialect, column[str(values.owner.key)]), conditions)
 
 
 def _walk(
@@ -205,7 +206,7 @@ def _metric_walk(
     conditions = [metric_matches(value, is_nan, c) for c in about if c.comparator != "!="]
     return Walk(
         table,
-        _unindexed(dialect, column[metrics.owner.name]),
+        unindexed(dialect, column[metrics.owner.name]),
         SortKey(value, order.ascending),
         (column[metrics.key.name] == order.key, is_nan == sa.false(), *conditions),
         tuple(clause for clause in about if clause.comparator != "!="),
@@ -222,23 +223,14 @@ def _text_walk(dialect: str, searchable: Searchable, order: OrderBy) -> Walk | N
     column = table.c
     return Walk(
         table,
-        _unindexed(dialect, column[str(values.owner.key)]),
+        unindexed(dialect, column[str(values.owner.key)]),
         SortKey(column[str(values.value.key)], order.ascending),
         (column[str(values.key.key)] == order.key,),
         (),
     )
 
 
-def _unindexed(dialect: str, owner: ColumnElement[str]) -> ColumnElement[str]:
-    """The owner, such that SQLite can't find rows by it and therefore begins with its table."""
-    if dialect != "sqlite":
-        return owner
-    return UnaryExpression(owner, operator=custom_op("+"), type_=owner.type)
-
-
-def _counting(
-    table: sa.FromClause, conditions: Sequence[ColumnElement[bool]]
-) -> sa.Select[Any]:
+def _counting(table: sa.FromClause, conditions: Sequence[ColumnElement[bool]]) -> sa.Select[Any]:
     """How many rows fulfil the conditions, or the parameter `counted` if they are more."""
     rows = sa.select(sa.literal_column("1", sa.Integer)).select_from(table).where(*conditions)
     few = rows.limit(sa.bindparam("counted", type_=sa.Integer)).subquery()
@@ -270,7 +262,11 @@ def _first_walked(
         .limit(sa.bindparam("walked", type_=sa.Integer))
         .subquery("first")
     )
-    others = [condition(dialect, searchable, c) for c in clauses if c not in walk.clauses]
+    others = [
+        condition(dialect, searchable, clause, first.c.owner)
+        for clause in cheapest_first(clauses)
+        if clause not in walk.clauses
+    ]
     return (
         sa.select(sa.func.count())
         .select_from(first.join(searchable.table, searchable.id == first.c.owner))
