@@ -20,7 +20,6 @@ from urllib.parse import quote
 import duckdb
 import numpy as np
 import numpy.typing as npt
-import uuid_utils
 
 from events.codec import Block, Series
 
@@ -42,12 +41,7 @@ footer of a file with 16 million points stays under 1 MB."""
 READER_MEMORY_MB = 256
 READER_THREADS = 2
 LOCK = ".lock-"
-_SELECTED = {
-    # DuckDB takes a NaN of numpy's for a null.
-    "value": "coalesce(value, 'NaN'::DOUBLE) AS value",
-    # A column of nothing but None has no type of its own.
-    **{name: f"{name}::VARCHAR AS {name}" for name in COLUMNS[5:]},
-}
+SPILL = ".spill-"
 WRITING = ".writing"
 """The ending of a file that is not whole yet."""
 
@@ -59,22 +53,6 @@ DuckDB = duckdb.DuckDBPyConnection
 class SegmentGone(Exception):
     """A segment file that a snapshot named is no longer there: compaction has replaced it, or the
     views were replaced. A new snapshot names the files that are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A segment file that is whole and durable."""
-
-    segment_id: str
-    path: str
-    """Relative to the lake."""
-    size_bytes: int
-    runs: dict[str, int]
-    """How many points each run has in it."""
-
-    @property
-    def points(self) -> int:
-        return sum(self.runs.values())
 
 
 def open_duckdb(*, memory_mb: int, threads: int, temp: Path | None) -> DuckDB:
@@ -184,126 +162,16 @@ def _fetch(query: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
         raise SegmentGone(str(error)) from error
 
 
-def write_points(
-    cursor: DuckDB, lake: Path, experiment_id: str, generation: str, blocks: dict[str, list[Block]]
-) -> Written:
-    """Writes the points of blocks, by run, as one segment."""
-    places: dict[tuple[str, Series], int] = {}
-    index, steps, timestamps, values = [], [], [], []
-    for run_id, given in blocks.items():
-        for block in given:
-            mapping = [places.setdefault((run_id, s), len(places)) for s in block.series]
-            index.append(np.array(mapping, np.uint32)[block.index])
-            steps.append(block.steps)
-            timestamps.append(block.timestamps)
-            values.append(block.values)
-    points = {
-        "place": np.concatenate(index),
-        "step": np.concatenate(steps),
-        "timestamp": np.concatenate(timestamps),
-        "value": np.concatenate(values),
-    }
-    names = {
-        "place": np.arange(len(places), dtype=np.uint32),
-        "run_id": np.array([run_id for run_id, _ in places], object),
-        **{
-            name: np.array([getattr(series, name) for _, series in places], object)
-            for name in ("key", *COLUMNS[5:])
-        },
-    }
-    cursor.register("points", points)
-    cursor.register("names", names)
-    try:
-        selected = ", ".join(_SELECTED.get(name, name) for name in COLUMNS)
-        source = f"SELECT {selected} FROM points JOIN names USING (place)"
-        return _write(cursor, lake, experiment_id, generation, source)
-    finally:
-        cursor.unregister("points")
-        cursor.unregister("names")
-
-
-def merge_files(
-    cursor: DuckDB,
-    lake: Path,
-    experiment_id: str,
-    generation: str,
-    paths: Sequence[str],
-    without: Sequence[str] = (),
-) -> Written:
-    """Writes the points of several segments as one, leaving out some runs.
-
-    What does not fit the cursor's memory is spilled.
-    """
-    listed = ", ".join(map(_quoted, files(lake, paths)))
-    source = f"SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}], hive_partitioning = false)"
-    if without:
-        source += f" WHERE run_id NOT IN ({', '.join(map(_quoted, without))})"
-    return _write(cursor, lake, experiment_id, generation, source)
-
-
-def _write(cursor: DuckDB, lake: Path, experiment_id: str, generation: str, source: str) -> Written:
-    segment_id = str(uuid_utils.uuid7())
-    path = segment_path(experiment_id, generation, segment_id)
-    target = lake / path
-    temporary = target.with_name(target.name + WRITING)
-    _create(temporary)
-    columns = ", ".join(COLUMNS)
-    # Sorted by every column, the same point twice is two neighbours. A window without an order
-    # goes over the sorted rows as they come; DISTINCT would need memory for all of them.
-    before = ", ".join(f"lag({name}) OVER () AS before_{name}" for name in COLUMNS)
-    differs = " OR ".join(f"{name} IS DISTINCT FROM before_{name}" for name in COLUMNS)
-    query = (
-        f"SELECT {columns} FROM (SELECT {columns}, {before} FROM ({source} ORDER BY {columns}))"
-        f" WHERE {differs}"
-    )
-    options = (
-        "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, USE_TMP_FILE false,"
-        f" ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
-    )
-    try:
-        cursor.execute(f"COPY ({query}) TO {_quoted(str(temporary))} ({options})")
-        counts = cursor.execute(
-            "SELECT run_id, count(*) FROM read_parquet(?, hive_partitioning = false)"
-            " GROUP BY run_id",
-            [files(lake, [path + WRITING])],
-        ).fetchall()
-        _make_durable(temporary)
-        temporary.rename(target)
-        _make_durable(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return Written(segment_id, path, target.stat().st_size, dict(counts))
-
-
-def _create(path: Path) -> None:
-    """An empty file, so that nobody takes its folder for an empty one and removes it."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            path.touch()
-        except FileNotFoundError:
-            continue
-        return
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _make_durable(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 def segment_path(experiment_id: str, generation: str, segment_id: str) -> str:
     """Where a segment lies in the lake."""
     return (
         f"experiment_id={quote(experiment_id, safe='')}/metrics/{generation}-{segment_id}.parquet"
     )
+
+
+def spill_folder(lake: Path, generation: str) -> Path:
+    """For what does not fit the memory while files of this generation are made."""
+    return lake / f"{SPILL}{generation}"
 
 
 @contextlib.contextmanager

@@ -18,10 +18,10 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from events.codec import Block, decode_block
-from projections.lake import Written
 from projections.metrics import blocks
 from projections.runs import runs
 from projections.schema import metadata, purged, view_meta
+from projections.segment_files import Written
 from projections.view import EntityView
 
 segments = sa.Table(

@@ -15,8 +15,10 @@ import workers.sealer
 from events.codec import Block, Series
 from projections.database import Views
 from projections.history import SegmentGone, run_points
-from projections.lake import generation_lock, merge_files, open_duckdb, remove_file, write_points
+from projections.lake import generation_lock, open_duckdb, remove_file
 from projections.metrics import blocks
+from projections.point_columns import Gathered
+from projections.segment_files import merge_files, write_points
 from projections.segments import segments
 from tests.lake_cases import SMALL, LakeCase, Point, as_answered
 from workers.projector import Projector
@@ -388,7 +390,9 @@ def test_a_merge_spills_what_does_not_fit_its_memory(case: LakeCase, tmp_path: P
     for part in range(4):
         steps = generator.permutation(count) + part * count // 2
         block = Block([Series("loss")], np.zeros(count, np.uint32), steps, steps, steps / 7)
-        written = write_points(duck, case.lake, "1", "0" * 8, {f"r{part % 2}": [block]})
+        gathered = Gathered()
+        gathered.add(f"r{part % 2}", block)
+        written = write_points(duck, case.lake, "1", "0" * 8, gathered)
         paths.append(written.path)
     small = open_duckdb(memory_mb=40, threads=1, temp=tmp_path / "spill")
     merged = merge_files(small, case.lake, "1", "0" * 8, paths)

@@ -20,20 +20,19 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 
-from events.codec import Block
 from events.errors import TemporarilyUnavailable
 from projections.lake import (
     LOCK,
     DuckDB,
-    Written,
     found_files,
     generation_lock,
     locked_generations,
-    merge_files,
     open_duckdb,
     remove_file,
-    write_points,
+    spill_folder,
 )
+from projections.point_columns import Gathered
+from projections.segment_files import Written, merge_files, write_points
 from projections.segments import (
     Pending,
     Segment,
@@ -60,7 +59,6 @@ logger = structlog.get_logger(__name__)
 
 TIERS_FROM_POINTS = 50_000
 TIER_FACTOR = 4
-SPILL = ".spill-"
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ class Sealer:
             raise _Interrupted("the sealer was told to stop")
         with self._opening:
             if self._duckdb is None:
-                spill = self._lake / f"{SPILL}{generation}"
+                spill = spill_folder(self._lake, generation)
                 shutil.rmtree(spill, ignore_errors=True)
                 self._duckdb = open_duckdb(
                     memory_mb=self._settings.memory_mb, threads=self._settings.threads, temp=spill
@@ -262,7 +260,7 @@ class Sealer:
         if not ids:
             return False
         written: Written | None = None
-        if any(len(block) for group in found.values() for block in group):
+        if found.points:
             cursor = self._cursor(generation)
             written = write_points(cursor, self._lake, experiment_id, generation, found)
         try:
@@ -287,16 +285,17 @@ class Sealer:
         )
         return True
 
-    def _read_blocks(self, run_ids: Sequence[str]) -> tuple[list[int], dict[str, list[Block]]]:
+    def _read_blocks(self, run_ids: Sequence[str]) -> tuple[list[int], Gathered]:
         ids: list[int] = []
-        found: dict[str, list[Block]] = {}
-        points = 0
+        found = Gathered()
         with self._views.read() as connection:
             for run_id, block_id, block in blocks_of(connection, run_ids):
                 ids.append(block_id)
-                found.setdefault(run_id, []).append(block)
-                points += len(block)
-                if points >= self._settings.batch_points or len(ids) >= self._settings.batch_blocks:
+                found.add(run_id, block)
+                if (
+                    found.points >= self._settings.batch_points
+                    or len(ids) >= self._settings.batch_blocks
+                ):
                     break
         return ids, found
 
@@ -400,7 +399,7 @@ class Sealer:
         """Deletes the files that a crash has left: those of this generation that the views don't
         know, and those of generations that nobody holds and that are not the live one."""
         if self._duckdb is None:
-            shutil.rmtree(self._lake / f"{SPILL}{generation}", ignore_errors=True)
+            shutil.rmtree(spill_folder(self._lake, generation), ignore_errors=True)
         with self._views.read() as connection:
             known = known_paths(connection)
         others: dict[str, list[str]] = {}
@@ -421,7 +420,7 @@ class Sealer:
                 if held and self._is_live(generation):
                     for path in paths:
                         remove_file(self._lake, path)
-                    shutil.rmtree(self._lake / f"{SPILL}{name}", ignore_errors=True)
+                    shutil.rmtree(spill_folder(self._lake, name), ignore_errors=True)
                     (self._lake / f"{LOCK}{name}").unlink(missing_ok=True)
                     if paths:
                         logger.info("deleted the files of views that are gone", files=len(paths))

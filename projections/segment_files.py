@@ -1,0 +1,298 @@
+"""Writes segments: from points in memory, and from other segments.
+
+How segments are named and locked is in projections/lake.py, what is in one in docs/lake.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uuid_utils
+
+from events.codec import Series
+from projections.lake import (
+    COLUMNS,
+    ROW_GROUP_ROWS,
+    WRITING,
+    DuckDB,
+    files,
+    segment_path,
+    spill_folder,
+)
+from projections.point_columns import Gathered, PointColumns, in_lake_order
+
+PIECE_POINTS = 1_000_000
+"""So many points are put in order in memory; what has more is written in pieces."""
+PIECE_NAMES = 100_000
+"""So many names of runs and series are handled in memory; a piece with more is sorted by DuckDB."""
+PIECES = "pieces"
+_CUT_BY = ("run_id", "key", "step")
+_STEP_BUCKETS = 4_096
+_PARQUET = (
+    "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, USE_TMP_FILE false,"
+    f" ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
+)
+_NAMES = ("run_id", "key", *COLUMNS[5:])
+_SELECTED = {
+    # DuckDB takes a NaN of numpy's for a null.
+    "value": "coalesce(value, 'NaN'::DOUBLE) AS value",
+    # A column of nothing but None has no type of its own.
+    **{name: f"{name}::VARCHAR AS {name}" for name in _NAMES},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A segment file that is whole and durable."""
+
+    segment_id: str
+    path: str
+    """Relative to the lake."""
+    size_bytes: int
+    runs: dict[str, int]
+    """How many points each run has in it."""
+
+    @property
+    def points(self) -> int:
+        return sum(self.runs.values())
+
+
+def write_points(
+    cursor: DuckDB, lake: Path, experiment_id: str, generation: str, gathered: Gathered
+) -> Written:
+    """Writes gathered points, of which nothing is left there, as one segment."""
+    columns = gathered.take()
+
+    def fill(path: Path) -> dict[str, int]:
+        _copy_columns(cursor, columns, path)
+        return columns.runs()
+
+    return _segment(lake, experiment_id, generation, fill)
+
+
+def merge_files(
+    cursor: DuckDB,
+    lake: Path,
+    experiment_id: str,
+    generation: str,
+    paths: Sequence[str],
+    without: Sequence[str] = (),
+) -> Written:
+    """Writes the points of several segments as one, leaving out some runs.
+
+    Memory is bounded: they are put in order a piece at a time, and the pieces are joined.
+    """
+    source = f"read_parquet({_listed(files(lake, paths))}, hive_partitioning = false)"
+    merge = _Merge(cursor, source, spill_folder(lake, generation))
+    condition = f"run_id NOT IN ({', '.join(map(_quoted, without))})" if without else "true"
+
+    def fill(path: Path) -> dict[str, int]:
+        return merge.into(path, condition)
+
+    return _segment(lake, experiment_id, generation, fill)
+
+
+def _segment(
+    lake: Path, experiment_id: str, generation: str, fill: Callable[[Path], dict[str, int]]
+) -> Written:
+    """A segment that `fill` writes to the path it is given; it returns the points of each run."""
+    segment_id = str(uuid_utils.uuid7())
+    path = segment_path(experiment_id, generation, segment_id)
+    target = lake / path
+    temporary = target.with_name(target.name + WRITING)
+    _create(temporary)
+    try:
+        runs = fill(temporary)
+        _make_durable(temporary)
+        temporary.rename(target)
+        _make_durable(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return Written(segment_id, path, target.stat().st_size, runs)
+
+
+def _copy_columns(cursor: DuckDB, columns: PointColumns, path: Path) -> None:
+    """Writes points that are in order."""
+    points = {
+        "place": columns.places,
+        "step": columns.steps,
+        "timestamp": columns.timestamps,
+        "value": columns.values,
+    }
+    names: dict[str, Any] = {"place": np.arange(len(columns.names), dtype=np.uint32)}
+    names["run_id"] = np.array([run_id for run_id, _ in columns.names], object)
+    for place, name in enumerate(_NAMES[1:]):
+        names[name] = np.array([series[place] for _, series in columns.names], object)
+    cursor.register("points", points)
+    cursor.register("names", names)
+    try:
+        selected = ", ".join(_SELECTED.get(name, name) for name in COLUMNS)
+        # The points go through the join in their order: names are what it builds its table from.
+        query = f"SELECT {selected} FROM points LEFT JOIN names USING (place)"
+        cursor.execute("SET disabled_optimizers = 'build_side_probe_side, join_order'")
+        _copy(cursor, query, path)
+    finally:
+        cursor.execute("RESET disabled_optimizers")
+        cursor.unregister("points")
+        cursor.unregister("names")
+
+
+def _copy(cursor: DuckDB, query: str, path: Path) -> None:
+    """Writes what a query finds, in its order, which several threads would not keep."""
+    cursor.execute("SET threads = 1")
+    cursor.execute(f"COPY ({query}) TO {_quoted(str(path))} ({_PARQUET})")
+
+
+class _Merge:
+    """The points of some segments on their way into one."""
+
+    def __init__(self, cursor: DuckDB, source: str, spill: Path) -> None:
+        self._cursor = cursor
+        self._source = source
+        self._spill = spill
+        self._runs: dict[str, int] = {}
+
+    def into(self, path: Path, condition: str) -> dict[str, int]:
+        """Writes those that meet the condition; returns how many each run has."""
+        conditions = list(self._pieces(condition))
+        if len(conditions) == 1:
+            self._write(conditions[0], path)
+            return self._runs
+        folder = self._spill / PIECES
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            pieces = []
+            for place, one in enumerate(conditions):
+                pieces.append(str(folder / f"{place}.parquet"))
+                self._write(one, Path(pieces[-1]))
+            query = f"SELECT {', '.join(COLUMNS)} FROM read_parquet({_listed(pieces)})"
+            _copy(self._cursor, query, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return self._runs
+
+    def _pieces(self, condition: str, depth: int = 0) -> Iterator[str]:
+        """The conditions of pieces that are small enough, or can't be cut, in the lake's order:
+        ranges of runs, within a large run of keys, and within a large key of steps."""
+        low: Any = None
+        high: Any = None
+        points = 0
+        for first, last, count in self._counted(condition, depth):
+            if points and points + count > PIECE_POINTS:
+                yield from self._piece(condition, depth, low, high, points)
+                points = 0
+            low, high, points = (low if points else first), last, points + count
+        yield from self._piece(condition, depth, low, high, points)
+
+    def _piece(self, condition: str, depth: int, low: Any, high: Any, points: int) -> Iterator[str]:
+        if not points:
+            yield condition
+            return
+        column = _CUT_BY[depth]
+        within = f"{condition} AND {column} BETWEEN {_literal(low)} AND {_literal(high)}"
+        if points <= PIECE_POINTS:
+            yield within
+        elif low != high:
+            # Of runs and keys one is too large alone; steps are cut again, as finely as they can.
+            yield from self._pieces(within, depth)
+        elif depth + 1 < len(_CUT_BY):
+            yield from self._pieces(within, depth + 1)
+        else:
+            yield within
+
+    def _counted(self, condition: str, depth: int) -> list[tuple[Any, Any, int]]:
+        """(first, last, points) of what the column of this depth can be cut into, in its order."""
+        column = bucket = _CUT_BY[depth]
+        source = f"FROM {self._source} WHERE {condition}"
+        if column == "step":
+            low, high = self._one(f"SELECT min(step), max(step) {source}")
+            bucket = f"step // {(high - low) // _STEP_BUCKETS + 1}"
+        return self._cursor.execute(
+            f"SELECT min({column}), max({column}), count(*) {source} GROUP BY {bucket} ORDER BY 1"
+        ).fetchall()
+
+    def _write(self, condition: str, path: Path) -> None:
+        names, points = f"{', '.join(_NAMES)}", f"FROM {self._source} WHERE {condition}"
+        self._cursor.execute(
+            "CREATE OR REPLACE TEMP TABLE piece AS SELECT row_number() OVER () - 1 AS place, * "
+            f"FROM (SELECT {names}, count(*) AS points {points} GROUP BY ALL)"
+        )
+        count, total = self._one("SELECT count(*), coalesce(sum(points), 0) FROM piece")
+        if count <= PIECE_NAMES and total <= PIECE_POINTS:
+            self._write_in_memory(condition, path)
+        else:
+            self._write_sorted(condition, path)
+        self._cursor.execute("DROP TABLE piece")
+
+    def _write_in_memory(self, condition: str, path: Path) -> None:
+        rows = self._cursor.execute(f"SELECT {', '.join(_NAMES)} FROM piece ORDER BY place")
+        names = [(row[0], Series(*row[1:])) for row in rows.fetchall()]
+        equal = " AND ".join(f"p.{name} IS NOT DISTINCT FROM piece.{name}" for name in _NAMES)
+        found = self._cursor.execute(
+            "SELECT place, step, timestamp, value FROM "
+            f"(SELECT * FROM {self._source} WHERE {condition}) p JOIN piece ON {equal}"
+        ).fetchnumpy()
+        columns = in_lake_order(
+            names, found.pop("place"), found.pop("step"), found.pop("timestamp"), found.pop("value")
+        )
+        _copy_columns(self._cursor, columns, path)
+        self._count(columns.runs())
+
+    def _write_sorted(self, condition: str, path: Path) -> None:
+        """What is too much for this process's memory is sorted by DuckDB, which spills."""
+        columns = ", ".join(COLUMNS)
+        # Sorted by every column, the same point twice is two neighbours. A window without an
+        # order goes over the sorted rows as they come; DISTINCT would need memory for all.
+        before = ", ".join(f"lag({name}) OVER () AS before_{name}" for name in COLUMNS)
+        differs = " OR ".join(f"{name} IS DISTINCT FROM before_{name}" for name in COLUMNS)
+        points = f"SELECT {columns} FROM {self._source} WHERE {condition} ORDER BY {columns}"
+        query = f"SELECT {columns} FROM (SELECT {columns}, {before} FROM ({points}))"
+        self._cursor.execute(f"COPY ({query} WHERE {differs}) TO {_quoted(str(path))} ({_PARQUET})")
+        counted = "SELECT run_id, count(*) FROM read_parquet(?) GROUP BY run_id"
+        self._count(dict(self._cursor.execute(counted, files(path.parent, [path.name])).fetchall()))
+
+    def _count(self, runs: dict[str, int]) -> None:
+        for run_id, points in runs.items():
+            self._runs[run_id] = self._runs.get(run_id, 0) + points
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        return self._cursor.execute(query).fetchone() or ()
+
+
+def _create(path: Path) -> None:
+    """An empty file, so that nobody takes its folder for an empty one and removes it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.touch()
+        except FileNotFoundError:
+            continue
+        return
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else _quoted(value)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return f"[{', '.join(map(_quoted, paths))}]"
+
+
+def _make_durable(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

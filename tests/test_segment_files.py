@@ -1,0 +1,128 @@
+"""Segment files: every point once and in order, however the points came and were cut up."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import projections.segment_files
+from events.codec import Series, make_block
+from projections.lake import COLUMNS, DuckDB, open_duckdb
+from projections.point_columns import Gathered
+from projections.segment_files import Written, merge_files, write_points
+
+GENERATION = "0" * 8
+VALUES = [0.0, -0.0, 1.5, -1.5, math.nan, math.inf, -math.inf]
+SERIES = [
+    Series("loss"),
+    Series("loss", "m-1"),
+    Series("loss", None, "data", "abc"),
+    Series("loss", "m-1", "data", "abc"),
+    Series("Ω/it's"),
+]
+POINT = st.tuples(
+    st.sampled_from(SERIES),
+    st.integers(-3, 3) | st.sampled_from([-(2**63), 2**63 - 1]),
+    st.integers(0, 2),
+    st.sampled_from(VALUES),
+)
+Logged = Sequence[tuple[str, list[tuple[Series, int, int, float]]]]
+FILE = st.lists(st.tuples(st.sampled_from(["a", "b", "run'c"]), st.lists(POINT)), max_size=4)
+
+
+def written(duck: DuckDB, lake: Path, blocks: Logged) -> Written:
+    gathered = Gathered()
+    for run_id, points in blocks:
+        gathered.add(run_id, make_block(points))
+    return write_points(duck, lake, "1", GENERATION, gathered)
+
+
+def rows(duck: DuckDB, lake: Path, path: str) -> list[tuple[Any, ...]]:
+    """What a file holds, in its order."""
+    return duck.execute(
+        f"SELECT {', '.join(COLUMNS)} FROM read_parquet(?)", [str(lake / path)]
+    ).fetchall()
+
+
+def in_order(blocks: Logged) -> list[str]:
+    """What a file of these blocks must hold: each point once, by all columns, NaN and null last."""
+    found = {}
+    for run_id, points in blocks:
+        for series, step, at, value in points:
+            model, name, digest = ((one is None, one or "") for one in series[1:])
+            is_nan = math.isnan(value)
+            order = (is_nan, 0.0 if is_nan else value + 0.0)
+            key = (run_id, series.key, step, at, order, model, name, digest)
+            found[key] = (run_id, series.key, step, at, value + 0.0, *series[1:])
+    return [shown(found[key]) for key in sorted(found)]
+
+
+def shown(row: tuple[Any, ...]) -> str:
+    """A row as text: NaN is not equal to itself, and of -0.0 and 0.0 either may be kept."""
+    return repr((*row[:4], row[4] + 0.0, *row[5:]))
+
+
+@given(files=st.lists(FILE, min_size=1, max_size=3), piece=st.integers(1, 12))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_files_and_merges_hold_each_point_once_in_order(
+    tmp_path: Path, files: list[Logged], piece: int
+) -> None:
+    """Whatever is logged and however small the pieces are that a merge is made in."""
+    duck = open_duckdb(memory_mb=100, threads=1, temp=None)
+    try:
+        paths = []
+        for blocks in files:
+            one = written(duck, tmp_path, blocks)
+            assert list(map(shown, rows(duck, tmp_path, one.path))) == in_order(blocks)
+            paths.append(one.path)
+        all_blocks = [block for blocks in files for block in blocks]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(projections.segment_files, "PIECE_POINTS", piece)
+            patch.setattr(projections.segment_files, "PIECE_NAMES", 2)
+            merged = merge_files(duck, tmp_path, "1", GENERATION, paths)
+            less = merge_files(duck, tmp_path, "1", GENERATION, [merged.path], ["run'c"])
+        assert list(map(shown, rows(duck, tmp_path, merged.path))) == in_order(all_blocks)
+        kept = [block for block in all_blocks if block[0] != "run'c"]
+        assert list(map(shown, rows(duck, tmp_path, less.path))) == in_order(kept)
+        for found in (merged, less):
+            counted: dict[str, int] = {}
+            for row in rows(duck, tmp_path, found.path):
+                counted[row[0]] = counted.get(row[0], 0) + 1
+            assert found.runs == counted
+    finally:
+        duck.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_order_holds_over_many_row_groups(tmp_path: Path, threads: int) -> None:
+    """Also where a file has many row groups and DuckDB several threads, and where there are more
+    names than points for DuckDB to look them up in."""
+    generator = np.random.default_rng(3)
+    duck = open_duckdb(memory_mb=200, threads=threads, temp=None)
+    gathered = Gathered()
+    series = [Series(f"key-{place:03}") for place in range(300)]
+    for run_id in ("b", "a"):
+        points = [
+            (series[generator.integers(300)], int(step), 1, float(step))
+            for step in generator.permutation(100_000)
+        ]
+        gathered.add(run_id, make_block(points))
+    one = write_points(duck, tmp_path, "1", GENERATION, gathered)
+    found = [row[:3] for row in rows(duck, tmp_path, one.path)]
+    assert found == sorted(found)
+    assert one.runs == {"a": 100_000, "b": 100_000}
+    many = Gathered()
+    for place in range(3_000):
+        many.add(f"{generator.integers(2**40):010x}", make_block([(series[place % 7], 1, 1, 1.0)]))
+    other = write_points(duck, tmp_path, "1", GENERATION, many)
+    found = [row[:3] for row in rows(duck, tmp_path, other.path)]
+    assert found == sorted(found)
+    assert len(found) == 3_000
+    duck.close()
