@@ -11,18 +11,23 @@ import pytest
 import sqlalchemy as sa
 
 import workers.maintenance
+import workers.rebuild
+from events.codec import Series, make_block
 from events.event import NewEvent
+from events.metrics import POINTS_LOGGED
 from events.runs import RUN_BATCH_LOGGED, RUN_DELETED, Param, RunBatchLogged, RunDeleted
 from projections.catalog import VIEWS
 from projections.database import Views
+from projections.metrics import blocks
 from projections.purges import Choice
 from projections.replacement import NAMES
+from projections.segments import segments
 from tests.homes import Home, content, open_home
 from workers.gc import run_gc
 from workers.maintenance import MaintenanceError, maintenance_lock
 from workers.projector import Projector, projector_lock
 from workers.rebuild import run_rebuild
-from workers.sealer import Sealer
+from workers.sealer import Sealer, SealerSettings
 
 A, B = "a" * 32, "b" * 32
 
@@ -96,6 +101,45 @@ def test_views_and_lake_that_are_gone_are_made_again(home: Home) -> None:
         path.unlink()
     rebuild(home)
     assert home.content() == before
+
+
+def test_many_batches_and_segments_give_the_same(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points that are sealed while others are still to be folded, in segments that are merged,
+    are the points that one batch gives; and what is sealed on the way fills segments."""
+    for place in range(30):
+        run_id = f"{place % 7:032x}"
+        if place < 7:
+            home.run(run_id, str(1 + place % 2), f"r{place}")
+        series = [Series("loss"), Series(f"key-{place % 3}", "m-a")]
+        points = [(series[step % 2], step - place, step, 1 / (step + 1)) for step in range(300)]
+        home.append(POINTS_LOGGED, run_id, make_block(points))
+    home.fold()
+    before = home.content()
+    small = SealerSettings(batch_points=1_000, seal_points=1, merge_segments=3)
+    monkeypatch.setattr(workers.rebuild, "SEALING", small)
+    monkeypatch.setattr(workers.maintenance, "BETWEEN_STEPS", 1)
+    monkeypatch.setattr(workers.maintenance, "STEP_EVENTS", {"journal": 7, "points": 5})
+    sealed: list[int] = []
+    real = Sealer.round
+
+    def watched(sealer: Sealer, *, whole_batches: bool = False) -> bool:
+        worked = real(sealer, whole_batches=whole_batches)
+        with sealer._views.read() as connection:
+            least = connection.execute(sa.select(sa.func.min(segments.c.points))).scalar()
+        if whole_batches and least is not None:
+            sealed.append(least)
+        return worked
+
+    monkeypatch.setattr(Sealer, "round", watched)
+    rebuild(home)
+    after = home.content()
+    assert {name for name in before if after[name] != before[name]} == set()
+    assert sealed
+    assert min(sealed) >= 1_000
+    with home.views.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(blocks)).scalar() == 0
 
 
 @pytest.mark.parametrize("view", NAMES)

@@ -33,8 +33,10 @@ from workers.maintenance import (
 )
 from workers.options import settings_from, storage_options
 from workers.projector import AlreadyRunning, projector_lock
-from workers.sealer import Sealer
+from workers.sealer import Sealer, SealerSettings
 
+SEALING = SealerSettings(batch_points=2_000_000, batch_blocks=20_000, merge_segments=8)
+"""Everything is sealed at once: in segments that need one merge, not three, to become full."""
 Echo = Callable[[str], None]
 
 
@@ -48,7 +50,7 @@ def run_rebuild(
     with maintenance_lock(live.path), scratch_path(live.path) as path:
         made = empty_views(path, log)
         # The lock of its files is held until they belong to the live views.
-        sealer = Sealer(made, lake, building=True)
+        sealer = Sealer(made, lake, SEALING, building=True)
         try:
             if view is None:
                 _rebuild_all(log, made, live, sealer)
@@ -64,12 +66,13 @@ def build(log: Log, made: Views, sealer: Sealer, targets: Mapping[Lane, int]) ->
     """Folds the log into views beside the live ones, and seals their points along the way, so
     that the file stays small."""
 
-    def seal() -> None:
-        while sealer.round():
+    def seal_batches() -> None:
+        while sealer.round(whole_batches=True):
             continue
 
-    fold_up_to(log, made, targets, "rebuilding", seal)
-    seal()
+    fold_up_to(log, made, targets, "rebuilding", seal_batches)
+    while sealer.round():
+        continue
 
 
 def _is_there(live: Views) -> bool:

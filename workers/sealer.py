@@ -137,14 +137,17 @@ class Sealer:
                 stop.wait(10 * self._settings.round_s)
         self.close()
 
-    def round(self) -> bool:
-        """Does the next of everything that is due; returns whether there may be more at once."""
+    def round(self, *, whole_batches: bool = False) -> bool:
+        """Does the next of everything that is due; returns whether there may be more at once.
+
+        `whole_batches`: more is on its way, so that only what fills a segment is sealed.
+        """
         with self._generation() as generation:
             if time.monotonic() >= self._sweep_at:
                 self._sweep(generation)
                 self._sweep_at = time.monotonic() + self._settings.sweep_s
             worked = self._remove_purged(generation)
-            for experiment_id, pending in self._due().items():
+            for experiment_id, pending in self._due(whole_batches).items():
                 worked |= self._seal(generation, experiment_id, pending.run_ids)
             worked |= self._merge_next(generation)
             self._delete_retired()
@@ -236,9 +239,16 @@ class Sealer:
         with self._views.read() as connection:
             return pending_blocks(connection)
 
-    def _due(self) -> dict[str, Pending]:
+    def _due(self, whole_batches: bool) -> dict[str, Pending]:
         """The experiments to be sealed now."""
         pending = self._pending()
+        if whole_batches:
+            return {
+                experiment_id: found
+                for experiment_id, found in pending.items()
+                if found.points >= self._settings.batch_points
+                or found.blocks >= self._settings.batch_blocks
+            }
         now = time.monotonic()
         self._since = {one: self._since.get(one, now) for one in pending}
         wanted = self._settings
