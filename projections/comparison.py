@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from events.codec import Block, decode_block, join_blocks
 from projections.lake import COLUMNS, DuckDB, files, open_duckdb
+from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
 from projections.schema import checkpoints, metadata, view_meta
 from projections.segments import LAYOUT_TABLES, segment_runs, segments
@@ -26,7 +27,11 @@ BLOCKS_AT_ONCE = 200
 MEMORY_MB = 384
 SPILL = ".spill-verify"
 """The folder in the lake for what does not fit that memory."""
-NOT_COMPARED = {checkpoints.name, view_meta.name, *(table.name for table in LAYOUT_TABLES)}
+NOT_COMPARED = {
+    checkpoints.name,
+    view_meta.name,
+    *(table.name for table in (*LAYOUT_TABLES, *CHANGE_TABLES)),
+}
 """Where the points are differs between views that have the same points; these are compared."""
 
 

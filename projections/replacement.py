@@ -13,12 +13,14 @@ from events.log import Log
 from events.sqlite import open_engine
 from projections.catalog import VIEWS
 from projections.folding import fold_batch, read_checkpoint
+from projections.lake_changes import forget_exports
 from projections.schema import view_meta
 from projections.segments import GENERATION, LAYOUT_TABLES
 
 BATCH_EVENTS = 256
 
-NAMES = tuple(view.name for view in VIEWS if view.name != "segments")
+_STORAGE = ("segments", "lake changes", "lake changes by purges")
+NAMES = tuple(view.name for view in VIEWS if view.name not in _STORAGE)
 """The views that can be replaced alone. How points are stored goes with the metrics."""
 
 
@@ -62,6 +64,7 @@ def replace_view(log: Log, made: Path, live: Path, view: str) -> None:
                     )
                 if view == "metrics":
                     _take_generation(connection)
+                forget_exports(connection, "live")
     finally:
         engine.dispose()
 

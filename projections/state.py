@@ -84,7 +84,17 @@ class Rows:
     Rows are dicts with every column; they are replaced, never changed in place.
     """
 
-    __slots__ = ("_complete", "_dirty", "_groups", "_key_of", "_layout", "_rows", "_state", "_undo")
+    __slots__ = (
+        "_complete",
+        "_dirty",
+        "_groups",
+        "_key_of",
+        "_layout",
+        "_rows",
+        "_state",
+        "_touched",
+        "_undo",
+    )
 
     def __init__(self, state: State, table: sa.Table) -> None:
         self._state = state
@@ -95,6 +105,11 @@ class Rows:
         self._groups: dict[Any, set[Key]] = {}
         self._complete: set[Any] = set()
         self._dirty: dict[Key, None] = {}
+        self._touched: set[Key] = set()
+
+    def touched(self) -> set[Key]:
+        """The keys of the rows that the batch has changed so far."""
+        return self._touched.union(self._dirty)
 
     def get(self, *key: Any) -> Row | None:
         """The row with this primary key, or None."""
@@ -174,6 +189,7 @@ class Rows:
             self._state.write_many(layout.remove, gone)
         if kept:
             self._state.write_many(layout.upsert, map(layout.values_of, kept))
+        self._touched.update(self._dirty)
         self._dirty.clear()
 
     def forget(self) -> None:
@@ -206,6 +222,12 @@ class State:
                 rows = Rows(self, table)
             self._tables[table] = rows
         return rows
+
+    def touched(self, name: str) -> set[Key]:
+        """The keys of the rows of a table that the batch has changed so far, by `put` or `delete`;
+        for a view's `finish`."""
+        rows = self._tables.get(metadata.tables[name])
+        return set() if rows is None else rows.touched()
 
     def close(self) -> None:
         """Ends the use of the connection.

@@ -38,6 +38,7 @@ from events.sqlite_log import SqliteLog
 from projections.database import Views
 from projections.folding import read_checkpoint
 from projections.history import run_points
+from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
 from projections.schema import metadata
 from projections.segments import LAYOUT_TABLES
@@ -45,7 +46,10 @@ from workers.gc import Gc
 from workers.maintenance import fold_to_head
 from workers.sealer import Sealer
 
-NOT_CONTENT = {"checkpoints", "view_meta", *(table.name for table in LAYOUT_TABLES)}
+NOT_CONTENT = {
+    *("checkpoints", "view_meta"),
+    *(table.name for table in (*LAYOUT_TABLES, *CHANGE_TABLES)),
+}
 
 
 @dataclass

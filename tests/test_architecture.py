@@ -68,6 +68,8 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "folding",
         "history",
         "lake",
+        "lake_changes",
+        "lake_exports",
         "lifecycle",
         "model_documents",
         "owned",

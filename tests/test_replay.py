@@ -65,12 +65,14 @@ from events.runs import (
     RunUpdated,
 )
 from projections.folding import fold_batch, read_checkpoint
+from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
 from projections.schema import metadata, purged
 from projections.scrubbing import kept_data
 
 NAMES = ("secret-a", "secret-b", "secret-c")
-NOT_CONTENT = ("checkpoints", "view_meta", "blocks")
+MARKS = tuple(table.name for table in CHANGE_TABLES)
+NOT_CONTENT = ("checkpoints", "view_meta", "blocks", *MARKS)
 
 
 def new_views() -> sa.Engine:

@@ -1,0 +1,346 @@
+"""The lake's exports: runs and all that belongs to them as Parquet files, besides the segments.
+
+Which files count is said by the tables of projections/lake_changes.py. A file never changes. One
+that takes another's place is written first; then one transaction names the new file, retires the
+old one and takes away the marks that it was written for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy as sa
+import uuid_utils
+
+from projections.lake import WRITING, DuckDB, files
+from projections.lake_changes import KINDS
+from projections.sql_rows import OF_EXPERIMENTS, OF_RUNS, READERS, Raw, quoted, write_table
+
+STORE = ".exports"
+"""The folder of the lake that the files are in; no reader looks into it but by the tables."""
+PART_RUNS = 1_000
+"""So many runs are in one file, and written anew together."""
+MARKS_MAX = 20_000
+"""So many changed runs are looked at in one round."""
+NOWHERE = "__HIVE_DEFAULT_PARTITION__"
+"""The folder's name, in the words of Hive, of events whose subject never came to be."""
+EVENT_FILES_MAX = 8
+"""So many files of an experiment's events become one."""
+ALL_OF_RUN = sum(KINDS[name] for name in OF_RUNS)
+ROW_GROUP_ROWS = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """The file of a table's part from now on; without a path it has none any more."""
+
+    experiment_id: str
+    name: str
+    part: str
+    path: str | None
+    size_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Part:
+    """Some runs of one experiment whose files are due."""
+
+    experiment_id: str
+    part: str
+    kinds: int = 0
+    new: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    marks: list[tuple[str, int]] = field(default_factory=list)
+    """Its changed runs, each with the count of changes that is being exported."""
+
+
+@dataclass(slots=True)
+class Step:
+    """What one transaction makes part of the views."""
+
+    files: list[File] = field(default_factory=list)
+    part: Part | None = None
+    experiment: tuple[str, int] | None = None
+    """An experiment whose mark is done, with its count of changes."""
+    events: int | None = None
+    """The journal's position up to which events are exported."""
+
+
+class Writer:
+    """Writes the files of one generation of the views."""
+
+    def __init__(self, cursor: DuckDB, lake: Path, generation: str) -> None:
+        self.cursor = cursor
+        self.lake = lake
+        self._generation = generation
+
+    def write(self, experiment_id: str, name: str, part: str, fill: Callable[[Path], None]) -> File:
+        """A whole, durable file that `fill` has written."""
+        folder = f"{STORE}/{folder_of(experiment_id)}/{name}"
+        path = f"{folder}/{self._generation}-{uuid_utils.uuid7()}.parquet"
+        target = self.lake / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + WRITING)
+        try:
+            fill(temporary)
+            opened = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+            temporary.rename(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return File(experiment_id, name, part, path, target.stat().st_size)
+
+    def rows(self, experiment_id: str, name: str, part: str, raw: Raw) -> File:
+        """A file of these rows; none where there are no rows."""
+        if not len(next(iter(raw.values()))):
+            return File(experiment_id, name, part, None)
+
+        def fill(path: Path) -> None:
+            write_table(
+                self.cursor, name, raw, path, without=("experiment_id",), compression="zstd"
+            )
+
+        return self.write(experiment_id, name, part, fill)
+
+
+def folder_of(experiment_id: str) -> str:
+    """The name of an experiment's folder; '' stands for none."""
+    return f"experiment_id={quote(experiment_id, safe='') or NOWHERE}"
+
+
+def due_parts(connection: sa.Connection) -> list[Part]:
+    """The parts that hold changed runs, or runs of experiments that changed as a whole."""
+    parts: dict[str, Part] = {}
+    homeless: dict[str, list[tuple[str, int]]] = {}
+    nowhere = Part("", "")
+    for run_id, kinds, changes, is_there, home, part in connection.exec_driver_sql(
+        "SELECT c.run_id, c.kinds, c.changes, r.experiment_id, f.experiment_id, e.part"
+        " FROM changed_runs c LEFT JOIN runs r ON r.run_id = c.run_id"
+        " LEFT JOIN exported_runs e ON e.run_id = c.run_id"
+        " LEFT JOIN export_parts f ON f.part = e.part"
+        f" ORDER BY c.run_id LIMIT {MARKS_MAX}"
+    ).all():
+        if part is None:
+            if is_there is None:
+                nowhere.marks.append((run_id, changes))
+            else:
+                homeless.setdefault(is_there, []).append((run_id, changes))
+            continue
+        due = parts.setdefault(part, Part(home, part))
+        due.kinds |= kinds & ALL_OF_RUN
+        due.marks.append((run_id, changes))
+        if is_there is None:
+            due.gone.append(run_id)
+    for experiment_id, found in homeless.items():
+        for due in _rooms(connection, experiment_id, found):
+            known = parts.setdefault(due.part, due)
+            if known is not due:
+                known.new += due.new
+                known.marks += due.marks
+            known.kinds = ALL_OF_RUN
+    for experiment_id, part, kinds in connection.exec_driver_sql(
+        "SELECT p.experiment_id, p.part, c.kinds FROM changed_experiments c"
+        " JOIN export_parts p ON p.experiment_id = c.experiment_id WHERE c.kinds & ?",
+        (KINDS["runs"] | KINDS["datasets"],),
+    ).all():
+        due = parts.setdefault(part, Part(experiment_id, part))
+        due.kinds |= kinds & (KINDS["runs"] | KINDS["datasets"])
+    return [*parts.values(), *([nowhere] if nowhere.marks else [])]
+
+
+def _rooms(
+    connection: sa.Connection, experiment_id: str, runs: Sequence[tuple[str, int]]
+) -> list[Part]:
+    """The last part of the experiment, up to its size, and new ones for these runs."""
+    found = connection.exec_driver_sql(
+        "SELECT p.part, (SELECT count(*) FROM exported_runs e WHERE e.part = p.part)"
+        " FROM export_parts p WHERE p.experiment_id = ? ORDER BY p.part DESC LIMIT 1",
+        (experiment_id,),
+    ).first()
+    part, count = (found[0], found[1]) if found else ("", PART_RUNS)
+    parts: list[Part] = []
+    for run_id, changes in runs:
+        if count >= PART_RUNS:
+            part, count = str(uuid_utils.uuid7()), 0
+        if not parts or parts[-1].part != part:
+            parts.append(Part(experiment_id, part))
+        parts[-1].new.append(run_id)
+        parts[-1].marks.append((run_id, changes))
+        count += 1
+    return parts
+
+
+def export_part(connection: sa.Connection, writer: Writer, due: Part) -> Step:
+    """Writes those files of a part that changed."""
+    found = connection.exec_driver_sql(
+        "SELECT run_id FROM exported_runs WHERE part = ?", (due.part,)
+    ).scalars()
+    members = sorted({*found, *due.new} - set(due.gone))
+    step = Step(part=due)
+    for name in OF_RUNS:
+        if due.kinds & KINDS[name]:
+            raw = READERS[name](connection, members)
+            step.files.append(writer.rows(due.experiment_id, name, due.part, raw))
+    return step
+
+
+def due_experiments(connection: sa.Connection) -> list[tuple[str, int, int]]:
+    """The (experiment, kinds, changes) that are marked."""
+    found = connection.exec_driver_sql("SELECT * FROM changed_experiments").all()
+    return [(row[0], row[1], row[2]) for row in found]
+
+
+def export_experiment(
+    connection: sa.Connection, writer: Writer, experiment_id: str, kinds: int
+) -> list[File]:
+    """Writes what is marked of an experiment, but for its runs."""
+    written = [
+        writer.rows(experiment_id, name, "", READERS[name](connection, [experiment_id]))
+        for name in OF_EXPERIMENTS
+        if kinds & KINDS[name]
+    ]
+    if kinds & KINDS["events"]:
+        written += rewrite_events(connection, writer, experiment_id)
+    return written
+
+
+def event_files(connection: sa.Connection, experiment_id: str) -> list[tuple[str, str]]:
+    """The (part, path) of an experiment's files of events, oldest first."""
+    found = connection.exec_driver_sql(
+        "SELECT part, path FROM export_files WHERE experiment_id = ? AND name = 'events'"
+        " ORDER BY part",
+        (experiment_id,),
+    )
+    return [(part, path) for part, path in found.all()]
+
+
+def rewrite_events(connection: sa.Connection, writer: Writer, experiment_id: str) -> list[File]:
+    """One file of an experiment's events in the place of all, without those of what was purged."""
+    given = event_files(connection, experiment_id)
+    if not given:
+        return []
+    listed = f"read_parquet([{', '.join(map(quoted, files(writer.lake, [p for _, p in given])))}]"
+    listed += ", hive_partitioning = false)"
+    subjects = writer.cursor.execute(f"SELECT DISTINCT subject FROM {listed}").fetchall()
+    known = {row[0] for row in connection.exec_driver_sql("SELECT subject FROM purged").all()}
+    gone = sorted({subject for (subject,) in subjects} & known)
+    left = f"FROM {listed} WHERE NOT list_contains(?::VARCHAR[], subject)"
+    found = writer.cursor.execute(f"SELECT count(*) {left}", [gone]).fetchall()
+    emptied = [File(experiment_id, "events", part, None) for part, _ in given]
+    if not found[0][0]:
+        return emptied
+
+    def fill(path: Path) -> None:
+        writer.cursor.execute(
+            f"COPY (SELECT * {left} ORDER BY position) TO {quoted(str(path))}"
+            " (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
+            [gone],
+        )
+
+    return [*emptied[1:], writer.write(experiment_id, "events", given[0][0], fill)]
+
+
+def commit(connection: sa.Connection, step: Step, now_ms: int) -> None:
+    """Makes what a step wrote part of the views. Needs a write transaction."""
+    if step.part is not None:
+        _commit_part(connection, step.part)
+    for file in step.files:
+        key = (file.experiment_id, file.name, file.part)
+        where = "WHERE experiment_id = ? AND name = ? AND part = ?"
+        connection.exec_driver_sql(
+            "INSERT OR REPLACE INTO retired_exports"
+            f" SELECT path, {now_ms:d} FROM export_files {where}",
+            key,
+        )
+        connection.exec_driver_sql(f"DELETE FROM export_files {where}", key)
+        if file.path is not None:
+            connection.exec_driver_sql(
+                "INSERT INTO export_files VALUES (?, ?, ?, ?, ?)",
+                (*key, file.path, file.size_bytes),
+            )
+    if step.experiment is not None:
+        connection.exec_driver_sql(
+            "DELETE FROM changed_experiments WHERE experiment_id = ? AND changes = ?",
+            step.experiment,
+        )
+    if step.events is not None:
+        put_state(connection, "events", step.events)
+
+
+def _commit_part(connection: sa.Connection, part: Part) -> None:
+    if part.new:
+        connection.exec_driver_sql(
+            "INSERT OR IGNORE INTO export_parts VALUES (?, ?)", (part.part, part.experiment_id)
+        )
+    _many(
+        connection,
+        "INSERT OR REPLACE INTO exported_runs VALUES (?, ?)",
+        ((run_id, part.part) for run_id in part.new),
+    )
+    _many(connection, "DELETE FROM exported_runs WHERE run_id = ?", ((r,) for r in part.gone))
+    _many(connection, "DELETE FROM changed_runs WHERE run_id = ? AND changes = ?", part.marks)
+
+
+def _many(connection: sa.Connection, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+    given = list(rows)
+    if given:
+        connection.exec_driver_sql(statement, given)
+
+
+def get_state(connection: sa.Connection, name: str) -> int:
+    """A number of the exporter's state; 0 where it has none."""
+    found = connection.exec_driver_sql("SELECT value FROM export_state WHERE name = ?", (name,))
+    return int(found.scalar() or 0)
+
+
+def put_state(connection: sa.Connection, name: str, value: int) -> None:
+    """Sets a number of the exporter's state."""
+    connection.exec_driver_sql("INSERT OR REPLACE INTO export_state VALUES (?, ?)", (name, value))
+
+
+def known_exports(connection: sa.Connection) -> set[str]:
+    """The files that the views know: those they are made of, and the retired ones."""
+    found = connection.exec_driver_sql(
+        "SELECT path FROM export_files UNION ALL SELECT path FROM retired_exports"
+    )
+    return set(found.scalars())
+
+
+def next_unranged(connection: sa.Connection) -> tuple[str, str] | None:
+    """The (id, path) of a segment of which it is not known where its runs' points lie."""
+    found = connection.exec_driver_sql(
+        "SELECT segment_id, path FROM segments WHERE segment_id NOT IN"
+        " (SELECT segment_id FROM segment_ranges) ORDER BY segment_id DESC LIMIT 1"
+    ).first()
+    return None if found is None else (found[0], found[1])
+
+
+def add_ranges(
+    connection: sa.Connection, segment_id: str, rows: Sequence[Sequence[object]]
+) -> None:
+    """Keeps where the points of a segment's runs lie, and forgets it of segments that are gone."""
+    _many(
+        connection,
+        "INSERT OR REPLACE INTO segment_ranges VALUES (?, ?, ?, ?, ?, ?)",
+        ((segment_id, *row) for row in rows),
+    )
+    connection.exec_driver_sql(
+        "DELETE FROM segment_ranges WHERE segment_id NOT IN (SELECT segment_id FROM segments)"
+    )
+
+
+def read_ranges(cursor: DuckDB, lake: Path, path: str) -> list[tuple[object, ...]]:
+    """Run, least and greatest step, least and greatest timestamp in a segment."""
+    return cursor.execute(
+        "SELECT run_id, min(step), max(step), min(timestamp), max(timestamp)"
+        " FROM read_parquet(?, hive_partitioning = false) GROUP BY run_id",
+        [files(lake, [path])],
+    ).fetchall()
