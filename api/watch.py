@@ -24,6 +24,8 @@ POLL_WAITING_S = 0.02
 POLL_IDLE_S = 1.0
 SLOW_WAIT_S = 1.0
 
+Reached = Callable[[], None]
+
 
 class Watch:
     """Knows how far each lane is folded, and wakes who waits for a position."""
@@ -33,11 +35,10 @@ class Watch:
         self._views = views
         self._urge = urge
         self._wait_max_s = wait_max_s
-        self._woken = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._order = itertools.count()
-        self._waiters: dict[Lane, list[tuple[int, int, asyncio.Future[None]]]] = {
-            lane: [] for lane in LANES
-        }
+        self._waiters: dict[Lane, list[tuple[int, int, Reached]]] = {lane: [] for lane in LANES}
+        self._looks_again: asyncio.TimerHandle | None = None
         self.checkpoints: Mapping[Lane, Checkpoint] = {lane: Checkpoint() for lane in LANES}
         self.waits = 0
         self.waits_over = 0
@@ -46,15 +47,14 @@ class Watch:
     def listen(self, wake_fd: int) -> None:
         """Looks at the checkpoints whenever this pipe gets a byte."""
         os.set_blocking(wake_fd, False)
-        loop = asyncio.get_running_loop()
 
         def woken() -> None:
             with contextlib.suppress(BlockingIOError):
                 if not os.read(wake_fd, 65_536):
-                    loop.remove_reader(wake_fd)
+                    self._loop.remove_reader(wake_fd)
             self.look()
 
-        loop.add_reader(wake_fd, woken)
+        self._loop.add_reader(wake_fd, woken)
 
     def look(self) -> None:
         """Reads the checkpoints and wakes whose position is reached."""
@@ -67,19 +67,29 @@ class Watch:
             while waiters and (
                 waiters[0][0] <= checkpoint.position or checkpoint.stopped is not None
             ):
-                _, _, future = heapq.heappop(waiters)
-                if not future.done():
-                    future.set_result(None)
+                _, _, reached = heapq.heappop(waiters)
+                reached()
 
     async def run(self) -> None:
-        """Polls, for when wake-ups are late or come from another machine."""
+        """Looks now and then, for what other processes and machines fold."""
         while True:
-            waiting = any(self._waiters.values())
-            with contextlib.suppress(asyncio.TimeoutError):
-                timeout = POLL_WAITING_S if waiting else POLL_IDLE_S
-                await asyncio.wait_for(self._woken.wait(), timeout)
-            self._woken.clear()
             self.look()
+            await asyncio.sleep(POLL_IDLE_S)
+
+    def _look_again(self) -> None:
+        """Polls while somebody waits, for when a wake-up is late or lost."""
+        self._looks_again = None
+        self.look()
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._looks_again is None and any(self._waiters.values()):
+            self._looks_again = self._loop.call_later(POLL_WAITING_S, self._look_again)
+
+    def when_reached(self, lane: Lane, position: int, reached: Reached) -> None:
+        """Has `reached` called once, when the lane has reached a position or has stopped."""
+        heapq.heappush(self._waiters[lane], (position, next(self._order), reached))
+        self._look_soon()
 
     def reached(self, needed: Mapping[Lane, int]) -> bool:
         """Whether the lanes were folded this far when last looked at."""
@@ -100,6 +110,7 @@ class Watch:
                 stopped = self.checkpoints[lane].stopped
                 if left_s <= 0 or stopped is not None:
                     self._over(lane, position, stopped)
+                self._urge()
                 await self._until(lane, position, left_s)
         waited_s = time.monotonic() - started
         self.waits += 1
@@ -109,12 +120,19 @@ class Watch:
 
     async def _until(self, lane: Lane, position: int, timeout_s: float) -> None:
         """Waits for a lane to reach a position, to stop, or for the time to be over."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiters[lane], (position, next(self._order), future))
-        self._woken.set()
-        self._urge()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(future, timeout_s)
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def end() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        self.when_reached(lane, position, end)
+        # A timer of its own: asyncio.wait_for costs as much as all the rest of a write.
+        timer = self._loop.call_later(timeout_s, end)
+        try:
+            await future
+        finally:
+            timer.cancel()
 
     def _over(self, lane: Lane, position: int, stopped: str | None) -> None:
         self.waits_over += 1
@@ -146,6 +164,7 @@ class Watch:
                 return True
             if checkpoint.stopped is not None:
                 return False
+            self._urge()
             await self._until("journal", position, self._wait_max_s)
             if not warned and time.monotonic() - started >= self._wait_max_s:
                 logger.warning("a verdict is late", position=position)

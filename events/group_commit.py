@@ -6,29 +6,31 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import structlog
 
 from events.errors import TemporarilyUnavailable
 from events.event import NewEvent
 from events.log import Log
-from events.wake import GROWN, WAITED_FOR
+from events.wake import GROWN
 
 logger = structlog.get_logger(__name__)
 
 Done = Callable[[list[int] | Exception], None]
+Settled = tuple[Done, list[int] | Exception]
+Settle = Callable[[list[Settled]], None]
 
 WAITING_MAX = 10_000
 """Requests that may wait for a commit; beyond it a writer is told to come back."""
+WAKE_EVERY_S = 0.02
+"""The projector gathers for longer than that before it folds; to wake it for each commit would
+cost it, and this process, more than the fold."""
 COMMIT_EVENTS_MAX = 2_000
 COMMIT_BYTES_MAX = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    events: Sequence[NewEvent]
-    done: Done
+_Request = tuple[Sequence[NewEvent], Done]
+_END: _Request = ((), lambda _result: None)
 
 
 class GroupCommit:
@@ -37,16 +39,16 @@ class GroupCommit:
     There is no timer: while one commit is on its way to the disk the next one gathers.
     """
 
-    def __init__(
-        self, log: Log, woken: Callable[[bytes], None], settle: Callable[..., None]
-    ) -> None:
-        """`woken` is called after each commit, to wake the projector: at once for journal events,
-        whose writers wait for the verdict. `settle` is given a list of (done, positions or error)
-        and has them called, on the thread where they belong."""
+    def __init__(self, log: Log, woken: Callable[[bytes], None], settle: Settle) -> None:
+        """`woken` is called after commits, to wake the projector; who waits for it urges it
+        themselves. `settle` is given a list of (done, positions or error) and has them called, on
+        the thread where they belong."""
         self._log = log
         self._woken = woken
+        self._told = 0.0
+        self._owes_wake = False
         self._settle = settle
-        self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
 
@@ -59,56 +61,73 @@ class GroupCommit:
             raise TemporarilyUnavailable(
                 f"{WAITING_MAX} writes are waiting for the disk already. Try again shortly."
             )
-        self._waiting.put(_Request(events, done))
+        self._waiting.put((events, done))
 
     def close(self) -> None:
         """Commits what waits and ends the thread."""
-        self._waiting.put(None)
+        self._waiting.put(_END)
         self._thread.join()
 
-    def _gather(self) -> tuple[list[_Request], bool]:
-        first = self._waiting.get()
-        if first is None:
-            return [], True
-        requests = [first]
-        events = len(first.events)
-        size = sum(len(event.data) for event in first.events)
-        while events < COMMIT_EVENTS_MAX and size < COMMIT_BYTES_MAX:
-            try:
-                request = self._waiting.get_nowait()
-            except queue.Empty:
-                break
-            if request is None:
-                return requests, True
+    def _gather(self) -> tuple[list[_Request], list[NewEvent], bool]:
+        waiting = self._waiting
+        requests: list[_Request] = []
+        events: list[NewEvent] = []
+        size_bytes = 0
+        request = self._first()
+        while request is not _END:
             requests.append(request)
-            events += len(request.events)
-            size += sum(len(event.data) for event in request.events)
-        return requests, False
+            events += request[0]
+            for event in request[0]:
+                size_bytes += len(event.data)
+            if len(events) >= COMMIT_EVENTS_MAX or size_bytes >= COMMIT_BYTES_MAX:
+                return requests, events, False
+            # Nobody else takes from the queue.
+            if waiting.empty():
+                return requests, events, False
+            request = waiting.get()
+        return requests, events, True
+
+    def _first(self) -> _Request:
+        """The next request, however long it takes; the projector is told meanwhile what it is
+        owed."""
+        if self._owes_wake:
+            left_s = self._told + WAKE_EVERY_S - time.monotonic()
+            try:
+                return self._waiting.get(timeout=max(0.0, left_s))
+            except queue.Empty:
+                self._wake(time.monotonic())
+        return self._waiting.get()
+
+    def _wake(self, now: float) -> None:
+        self._told = now
+        self._owes_wake = False
+        self._woken(GROWN)
 
     def _run(self) -> None:
         ended = False
         while not ended:
-            requests, ended = self._gather()
+            requests, events, ended = self._gather()
             if requests:
-                self._commit(requests)
+                self._commit(requests, events)
 
-    def _commit(self, requests: list[_Request]) -> None:
+    def _commit(self, requests: list[_Request], events: list[NewEvent]) -> None:
         started = time.perf_counter()
-        events = [event for request in requests for event in request.events]
         try:
             positions = self._log.append(events)
         except Exception as error:
             logger.exception("append failed", events=len(events))
             refusal = TemporarilyUnavailable(f"The log could not be written: {error}. Try again.")
-            self._settle([(request.done, refusal) for request in requests])
+            self._settle([(done, refusal) for _, done in requests])
             return
-        waited_for = any(event.lane == "journal" for event in events)
-        self._woken(WAITED_FOR if waited_for else GROWN)
-        settled = []
+        self._owes_wake = True
+        if (now := time.monotonic()) - self._told >= WAKE_EVERY_S:
+            self._wake(now)
+        settled: list[Settled] = []
         start = 0
-        for request in requests:
-            settled.append((request.done, positions[start : start + len(request.events)]))
-            start += len(request.events)
+        for asked, done in requests:
+            end = start + len(asked)
+            settled.append((done, positions[start:end]))
+            start = end
         self._settle(settled)
         took_ms = (time.perf_counter() - started) * 1000
         if took_ms > 1_000:

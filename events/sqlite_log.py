@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ WHEN NOT (
 BEGIN SELECT RAISE(ABORT, 'the log is append-only: only a purged subject can be scrubbed'); END;
 """
 
+_INSERTED = "type, version, subject, time, actor, origin, data"
+_WIDTH = 7
+ROWS_A_STATEMENT = 64
 _COLUMNS = "position, type, version, subject, time, actor, origin, scrubbed, data"
 
 
@@ -62,6 +66,36 @@ def _statements(script: str) -> Iterator[str]:
         if closes:
             yield pending
             pending = ""
+
+
+def _columns(event: NewEvent) -> tuple[Any, ...]:
+    data = event.data.decode() if event.lane == "journal" else event.data
+    return (
+        event.type,
+        event.version,
+        event.subject,
+        event.time,
+        event.actor,
+        event.origin,
+        data,
+    )
+
+
+@cache
+def _insertion(lane: Lane, rows: int) -> str:
+    marks = ", ".join(["(" + ", ".join("?" * _WIDTH) + ")"] * rows)
+    return f"INSERT INTO {lane} ({_INSERTED}) VALUES {marks}"
+
+
+def _insert(cursor: Any, lane: Lane, values: list[Any]) -> int:
+    """Inserts rows in one step, which SQLite numbers one after the other, as none is ever deleted;
+    returns the last one's position.
+
+    Every step gives up the interpreter's lock and waits until it has it again, so a step a row
+    would make a commit wait for the requests that it should answer.
+    """
+    cursor.execute(_insertion(lane, len(values) // _WIDTH), values)
+    return int(cursor.lastrowid)
 
 
 class SqliteLog:
@@ -111,52 +145,45 @@ class SqliteLog:
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """See Log.append. One transaction, so one fsync, whatever the number of events."""
         # A plain cursor: every metric that is logged passes here.
+        rows: dict[Lane, list[Any]] = {}
+        for event in events:
+            rows.setdefault(event.lane, []).extend(_columns(event))
         with self._append_lock:
             cursor = self._append_connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
             try:
-                positions = self._insert(cursor, events)
-                cursor.execute("COMMIT")
-            except BaseException:
-                if self._append_connection.driver_connection.in_transaction:
-                    cursor.execute("ROLLBACK")
-                raise
+                if len(rows) == 1 and len(events) <= ROWS_A_STATEMENT:
+                    # A statement alone is a transaction of its own.
+                    ((lane, values),) = rows.items()
+                    last = {lane: _insert(cursor, lane, values)}
+                else:
+                    last = self._insert_all(cursor, rows)
             finally:
                 cursor.close()
+        if len(last) == 1:
+            (position,) = last.values()
+            return list(range(position - len(events) + 1, position + 1))
+        heads = {lane: last[lane] - len(rows[lane]) // _WIDTH for lane in rows}
+        positions = []
+        for event in events:
+            heads[event.lane] += 1
+            positions.append(heads[event.lane])
         return positions
 
-    @staticmethod
-    def _insert(cursor: Any, events: Sequence[NewEvent]) -> list[int]:
-        positions: list[int] = []
-        rows: dict[Lane, list[tuple[Any, ...]]] = {}
-        heads: dict[Lane, int] = {}
-        for event in events:
-            lane = event.lane
-            if lane not in heads:
-                cursor.execute(f"SELECT max(position) FROM {lane}")
-                heads[lane] = cursor.fetchone()[0] or 0
-                rows[lane] = []
-            heads[lane] += 1
-            positions.append(heads[lane])
-            rows[lane].append(
-                (
-                    heads[lane],
-                    event.type,
-                    event.version,
-                    event.subject,
-                    event.time,
-                    event.actor,
-                    event.origin,
-                    event.data.decode() if lane == "journal" else event.data,
-                )
-            )
-        for lane, lane_rows in rows.items():
-            cursor.executemany(
-                f"INSERT INTO {lane} (position, type, version, subject, time, actor, origin, data) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                lane_rows,
-            )
-        return positions
+    def _insert_all(self, cursor: Any, rows: Mapping[Lane, list[Any]]) -> dict[Lane, int]:
+        """Inserts what needs more than one statement; returns each lane's last position."""
+        last: dict[Lane, int] = {}
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            for lane, values in rows.items():
+                for start in range(0, len(values), ROWS_A_STATEMENT * _WIDTH):
+                    chunk = values[start : start + ROWS_A_STATEMENT * _WIDTH]
+                    last[lane] = _insert(cursor, lane, chunk)
+            cursor.execute("COMMIT")
+        except BaseException:
+            if self._append_connection.driver_connection.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+        return last
 
     @staticmethod
     def _event(lane: Lane, row: Any) -> Event:

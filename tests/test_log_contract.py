@@ -47,6 +47,43 @@ def test_each_lane_counts_its_own_positions_from_one(log: Log) -> None:
     assert (log.head("journal"), log.head("points")) == (3, 2)
 
 
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 128, 200])
+def test_an_append_of_any_size_counts_on(log: Log, count: int) -> None:
+    """Positions go on without a gap and in order, whether lanes are mixed or not."""
+    log.append([points("first")])
+    sent = [points(f"p{number}") for number in range(count)]
+    assert log.append(sent) == list(range(2, count + 2))
+    mixed = [make(str(number)) for number in range(count) for make in (journal, points)]
+    expected = [
+        position for number in range(count) for position in (number + 1, count + 2 + number)
+    ]
+    assert log.append(mixed) == expected
+    read = log.read("points", 0, 1_000)
+    assert [event.subject for event in read] == [
+        "first",
+        *(f"p{number}" for number in range(count)),
+        *map(str, range(count)),
+    ]
+    assert [event.position for event in read] == list(range(1, 2 * count + 2))
+    assert [event.subject for event in log.read("journal", 0, 1_000)] == list(
+        map(str, range(count))
+    )
+
+
+def test_an_append_that_fails_leaves_nothing(log: Log) -> None:
+    """All or none: also of many events, of which the last can't be stored."""
+    bad = NewEvent("points", "points.logged", 1, None, 1, b"")  # type: ignore[arg-type]
+    for count in (0, 1, 70):
+        if isinstance(log, MemoryLog):
+            break
+        with pytest.raises(sqlite.IntegrityError):
+            log.append([journal("a"), *(points("b") for _ in range(count)), bad])
+        with pytest.raises(sqlite.IntegrityError):
+            log.append([*(points("b") for _ in range(count)), bad])
+    assert [log.head(lane) for lane in LANES] == [0, 0]
+    assert log.append([points("c")]) == [1]
+
+
 def test_an_empty_log_has_head_zero(log: Log) -> None:
     """Nothing is read from an empty log, and its heads are 0."""
     assert [log.head(lane) for lane in LANES] == [0, 0]
