@@ -1,33 +1,46 @@
 """What a SQL query is given: a folder of files, and the statements that make tables of them.
 
 The folder holds what the query may see and nothing else: rows and files of other experiments are
-not in it. All of it is one snapshot of the views, so the tables hold together.
+not in it. The lake's files are linked, not copied: they never change, and a link keeps a file alive
+that is replaced meanwhile. What they lack is read from the views, in the transaction that also
+told which files count, so all tables are one snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
-from events.codec import Block, Series
-from events.event import Event
 from events.log import Log
 from projections.database import Views
-from projections.history import SegmentGone, run_points
-from projections.lake import DuckDB, reader_cursor
-from projections.schema import checkpoints, purged, rejections
+from projections.lake import SegmentGone, files, reader_cursor
+from projections.lake_changes import KINDS
+from projections.lake_exports import folder_of, get_state
+from projections.sql_events import event_columns, events_behind
 from projections.sql_macros import macros
-from projections.sql_rows import OF_EXPERIMENTS, OF_RUNS, READERS, Raw, quoted, write_table
+from projections.sql_points import (
+    doubtful_runs,
+    metrics_view,
+    ranges_of,
+    unsealed,
+    write_points,
+)
+from projections.sql_rows import (
+    OF_EXPERIMENTS,
+    OF_RUNS,
+    READERS,
+    Raw,
+    fetch_by_ids,
+    quoted,
+    write_table,
+)
 from projections.sql_tables import BY_NAME
 
 __all__ = ["SegmentGone", "Snapshot", "take_snapshot"]
-
-READ_EVENTS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +67,13 @@ def take_snapshot(
 
     Wait for the views beforehand to have it fresh. `tables` bounds the work to tables that the
     query can name (`run_table` and `curves` count as ones); others are then not declared at all.
-    Raises SegmentGone where files vanish faster than they can be linked: try again.
+    Raises SegmentGone where a file vanishes before it is linked: try again with a new folder.
     """
+    names = names_needed(tables)
+    if not names:
+        return Snapshot(folder, ())
     with views.read() as connection:
-        return _Taking(connection, log, lake, folder, experiments).take(names_needed(tables))
+        return _Taking(connection, log, lake, folder, experiments).take(names)
 
 
 def names_needed(tables: Collection[str] | None) -> set[str]:
@@ -85,119 +101,181 @@ class _Taking:
         self._log = log
         self._lake = lake
         self._folder = folder
-        self._cursor: DuckDB = reader_cursor()
-        self._is_all = experiments is None
+        self._cursor = reader_cursor()
+        self._wanted = None if experiments is None else set(experiments)
         found = connection.exec_driver_sql("SELECT experiment_id FROM experiments").scalars()
-        self._experiments = [one for one in found if experiments is None or one in experiments]
+        self._experiments = {one for one in found if experiments is None or one in experiments}
+        marks = connection.exec_driver_sql("SELECT experiment_id, kinds FROM changed_experiments")
+        self._marks: dict[str, int] = {row[0]: row[1] for row in marks}
+        files_there = connection.exec_driver_sql(
+            "SELECT name, experiment_id, path FROM export_files"
+        )
+        self._files: dict[str, list[tuple[str, str]]] = {}
+        for name, experiment_id, path in files_there:
+            if self._is_wanted(experiment_id):
+                self._files.setdefault(name, []).append((experiment_id, path))
+
+    def _is_wanted(self, experiment_id: str) -> bool:
+        """Whether it is asked for; '', of what belongs to none, is only with all of them."""
+        return self._wanted is None or experiment_id in self._wanted
 
     def take(self, names: set[str]) -> Snapshot:
         """Writes the tables and tells how to read them."""
-        statements: list[str] = []
-        experiment_of = self._experiment_of()
-        run_ids = list(experiment_of)
-        for table in OF_RUNS:
-            if table in names:
-                raw = dict(READERS[table](self._connection, run_ids))
-                raw["experiment_id"] = [experiment_of[run_id] for run_id in raw["run_id"]]
-                statements.append(self._fresh(table, raw))
-        for table in OF_EXPERIMENTS:
-            if table in names:
-                raw = dict(READERS[table](self._connection, self._experiments))
-                statements.append(self._fresh(table, raw))
+        statements = [self._of_runs(table) for table in OF_RUNS if table in names]
+        statements += [self._of_experiments(table) for table in OF_EXPERIMENTS if table in names]
         if "metrics" in names:
-            statements.append(self._fresh("metrics", self._points(experiment_of)))
+            statements.append(self._metrics())
         if "events" in names:
-            statements.append(self._fresh("events", self._events()))
+            statements.append(self._events())
         return Snapshot(self._folder, (*statements, *macros(names)))
 
-    def _experiment_of(self) -> dict[str, str]:
-        wanted = set(self._experiments)
-        found = self._connection.exec_driver_sql("SELECT run_id, experiment_id FROM runs").all()
-        return {run_id: experiment for run_id, experiment in found if experiment in wanted}
+    def _of_runs(self, table: str) -> str:
+        kind = KINDS[table]
+        whole = {one for one, kinds in self._marks.items() if kinds & kind}
+        linked = [(one, path) for one, path in self._files.get(table, []) if one not in whole]
+        fresh: dict[str, str] = {}
+        gone: list[str] = []
+        for run_id, experiment_id, home in self._connection.exec_driver_sql(
+            "SELECT c.run_id, r.experiment_id, p.experiment_id FROM changed_runs c"
+            " LEFT JOIN runs r ON r.run_id = c.run_id"
+            " LEFT JOIN exported_runs e ON e.run_id = c.run_id"
+            " LEFT JOIN export_parts p ON p.part = e.part WHERE c.kinds & ? OR p.part IS NULL",
+            (kind,),
+        ):
+            if experiment_id is not None and experiment_id in self._experiments:
+                fresh[run_id] = experiment_id
+            if home is not None and self._is_wanted(home) and home not in whole:
+                gone.append(run_id)
+        for experiment_id in sorted(whole & self._experiments):
+            found = self._connection.exec_driver_sql(
+                "SELECT run_id FROM runs WHERE experiment_id = ?", (experiment_id,)
+            )
+            fresh.update((run_id, experiment_id) for run_id in found.scalars())
+        raw = dict(READERS[table](self._connection, sorted(fresh)))
+        raw["experiment_id"] = [fresh[run_id] for run_id in raw["run_id"]]
+        return self._view(table, linked, raw, gone)
 
-    def _fresh(self, table: str, raw: Raw) -> str:
-        path = self._folder / f"{table}.parquet"
-        write_table(self._cursor, table, raw, path)
-        names = ", ".join(BY_NAME[table].column_names())
-        return (
-            f"CREATE VIEW {table} AS SELECT DISTINCT {names}"
-            f" FROM read_parquet({quoted(str(path))}, hive_partitioning = false)"
+    def _of_experiments(self, table: str) -> str:
+        kind = KINDS[table]
+        listed = self._files.get(table, [])
+        linked = [(one, path) for one, path in listed if not self._marks.get(one, 0) & kind]
+        changed = {one for one, kinds in self._marks.items() if kinds & kind}
+        raw = READERS[table](self._connection, sorted(changed & self._experiments))
+        return self._view(table, linked, raw)
+
+    def _events(self) -> str:
+        after = get_state(self._connection, "events")
+        rows = events_behind(self._connection, self._log, after, self._wanted)
+        listed = self._files.get("events", [])
+        marked = {one for one, kinds in self._marks.items() if kinds & KINDS["events"]}
+        linked = [(one, path) for one, path in listed if one not in marked]
+        left = [(one, path) for one, path in listed if one in marked]
+        return self._view(
+            "events", linked, event_columns(rows), extra=[self._events_left(left)] if left else []
         )
 
-    def _points(self, experiment_of: dict[str, str]) -> Raw:
-        raw: dict[str, list[Any]] = {}
-        for run_id, experiment_id in experiment_of.items():
-            for block in run_points(self._connection, self._lake, run_id):
-                for name, values in block_columns(run_id, experiment_id, block).items():
-                    raw.setdefault(name, []).append(values)
-        if not raw:
-            raw = {name: [()] for name in ("run_id", "experiment_id", "step", "timestamp")}
-            raw |= {name: [()] for name in ("value", *Series._fields)}
-        return {name: np.concatenate(values) for name, values in raw.items()}
+    def _events_left(self, given: list[tuple[str, str]]) -> Path:
+        """What is left, after a purge, of events that were exported before it."""
+        found = self._connection.exec_driver_sql("SELECT subject FROM purged").scalars()
+        path = self._folder / "events-left.parquet"
+        self._cursor.execute(
+            f"COPY (SELECT {', '.join(BY_NAME['events'].column_names())} FROM read_parquet(?,"
+            " hive_partitioning = true, hive_types = {'experiment_id': VARCHAR})"
+            f" WHERE NOT list_contains(?::VARCHAR[], subject)) TO {quoted(str(path))}"
+            " (FORMAT parquet)",
+            [files(self._lake, [one for _, one in given]), list(found)],
+        )
+        return path
 
-    def _events(self) -> Raw:
-        place = checkpoints.c.lane == "journal"
-        head = self._connection.execute(sa.select(checkpoints.c.position).where(place)).scalar()
-        raw: dict[str, list[Any]] = {name: [] for name in _EVENT_COLUMNS}
-        experiment_of = subjects(self._connection)
-        wanted = set(self._experiments)
-        gone = set(self._connection.execute(sa.select(purged.c.subject)).scalars())
-        refused = {row[0]: row for row in self._connection.execute(sa.select(rejections))}
-        for event in self._journal(head or 0):
-            experiment_id = experiment_of.get(event.subject)
-            if event.subject in gone or not (self._is_all or experiment_id in wanted):
-                continue
-            verdict = refused.get(event.position)
-            for name in _EVENT_COLUMNS[:6]:
-                raw[name].append(getattr(event, name))
-            raw["experiment_id"].append(experiment_id)
-            raw["data"].append(event.data.decode())
-            raw["verdict"].append("rejected" if verdict else "accepted")
-            raw["error_code"].append(verdict[2] if verdict else None)
-            raw["error_message"].append(verdict[3] if verdict else None)
-            raw["origin"].append(event.origin)
-        return dict(raw)
+    def _view(
+        self,
+        table: str,
+        linked: list[tuple[str, str]],
+        raw: Raw,
+        without: Collection[str] = (),
+        extra: Iterable[Path] = (),
+    ) -> str:
+        """The table of linked files, but for some runs' rows, of fresh rows, and of more files."""
+        names = ", ".join(BY_NAME[table].column_names())
+        parts = []
+        if linked:
+            source = self._linked(table, linked)
+            parts.append(f"SELECT {names} FROM {source}")
+            if without:
+                owners = self._folder / f"{table}-changed.parquet"
+                self._write_ids(without, owners)
+                parts[0] += f" WHERE run_id NOT IN (SELECT id FROM {_plain(owners)})"
+        if not linked or len(next(iter(raw.values()))):
+            path = self._folder / f"{table}-fresh.parquet"
+            write_table(self._cursor, table, raw, path)
+            extra = [path, *extra]
+        parts += [f"SELECT {names} FROM {_plain(path)}" for path in extra]
+        return f"CREATE VIEW {table} AS " + " UNION ALL ".join(parts)
 
-    def _journal(self, head: int) -> Iterator[Event]:
-        after = 0
-        while events := self._log.read("journal", after, READ_EVENTS):
-            for event in events:
-                if event.position > head:
-                    return
-                yield event
-            after = events[-1].position
+    def _linked(self, table: str, paths: Iterable[tuple[str, str]]) -> str:
+        """Files of the lake in the folder, as DuckDB reads them."""
+        for experiment_id, path in paths:
+            target = self._folder / table / folder_of(experiment_id)
+            target.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(self._lake / path, target / Path(path).name)
+            except FileNotFoundError as error:
+                raise SegmentGone(f"{path} was replaced") from error
+        every = files(self._folder, [f"{table}/"])[0] + "/*/*.parquet"
+        return (
+            f"read_parquet({quoted(every)}, hive_partitioning = true,"
+            " hive_types = {'experiment_id': VARCHAR})"
+        )
+
+    def _write_ids(self, ids: Collection[str], path: Path) -> None:
+        self._cursor.execute(
+            f"COPY (SELECT unnest(?::VARCHAR[]) AS id) TO {quoted(str(path))} (FORMAT parquet)",
+            [list(ids)],
+        )
+
+    def _metrics(self) -> str:
+        experiment_of = self._runs_with_blocks()
+        columns = unsealed(self._connection, experiment_of)
+        segments = {
+            segment_id: (experiment_id, path)
+            for segment_id, experiment_id, path in self._connection.exec_driver_sql(
+                "SELECT segment_id, experiment_id, path FROM segments"
+            )
+            if experiment_id in self._experiments
+        }
+        doubtful = doubtful_runs(self._connection, set(segments), ranges_of(columns))
+        purged = self._connection.exec_driver_sql(
+            "SELECT r.run_id, r.segment_id FROM segment_runs r"
+            " JOIN purged p ON p.subject = r.run_id"
+        ).all()
+        gone = {run_id for run_id, segment_id in purged if segment_id in segments}
+        apart = {segment_id for found in doubtful.values() for segment_id in found}
+        apart |= {segment_id for _, segment_id in purged}
+        clean = [found for one, found in segments.items() if one not in apart]
+        mixed = [found for one, found in segments.items() if one in apart]
+        fresh = []
+        if len(columns) or not segments:
+            path = self._folder / "metrics-fresh.parquet"
+            write_points(self._cursor, columns, experiment_of, path)
+            fresh = [_plain(path)]
+        sources = [self._linked("metrics", clean)] if clean else []
+        others = [self._linked("metrics-mixed", mixed)] if mixed else []
+        (others if mixed else sources).extend(fresh)
+        return metrics_view(sources, others, _list(set(doubtful) - gone), _list(gone))
+
+    def _runs_with_blocks(self) -> Mapping[str, str]:
+        found = list(
+            self._connection.exec_driver_sql("SELECT DISTINCT run_id FROM blocks").scalars()
+        )
+        statement = "SELECT run_id, experiment_id FROM runs WHERE run_id IN ({ids})"
+        rows = fetch_by_ids(self._connection, statement, found)
+        return {run_id: one for run_id, one in rows if one in self._experiments}
 
 
-_EVENT_COLUMNS = (
-    *("position", "type", "version", "subject", "time", "actor", "origin"),
-    *("experiment_id", "data", "verdict", "error_code", "error_message"),
-)
+def _plain(path: Path) -> str:
+    """A file of our own, as DuckDB reads it."""
+    return f"read_parquet({quoted(files(path.parent, [path.name])[0])}, hive_partitioning = false)"
 
 
-def subjects(connection: sa.Connection) -> dict[str, str]:
-    """The experiment of everything that events are about."""
-    found: dict[str, str] = {}
-    for statement in (
-        "SELECT experiment_id, experiment_id FROM experiments",
-        "SELECT run_id, experiment_id FROM runs",
-        "SELECT model_id, experiment_id FROM logged_models",
-    ):
-        found.update(connection.exec_driver_sql(statement).all())
-    return found
-
-
-def block_columns(run_id: str, experiment_id: str, block: Block) -> dict[str, Any]:
-    """The points of a block as columns of `metrics`."""
-    columns: dict[str, Any] = {
-        "run_id": np.full(len(block), run_id, object),
-        "experiment_id": np.full(len(block), experiment_id, object),
-        "step": block.steps,
-        "timestamp": block.timestamps,
-        # Of a zero and its negative, equal to all, one is kept.
-        "value": block.values + 0.0,
-    }
-    for name in Series._fields:
-        texts = np.empty(len(block.series), object)
-        texts[:] = [getattr(series, name) for series in block.series]
-        columns[name] = texts[block.index]
-    return columns
+def _list(texts: Collection[str]) -> str:
+    return f"[{', '.join(map(quoted, sorted(texts)))}]"
