@@ -15,7 +15,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import artifacts, datasets, experiments, logged_models, metrics, pages, run_logging, runs
+from api import (
+    artifacts,
+    datasets,
+    experiments,
+    logged_models,
+    metrics,
+    pages,
+    run_logging,
+    runs,
+    sql,
+)
 from api.errors import (
     EXCEPTION_HANDLERS,
     UnexpectedErrors,
@@ -23,6 +33,7 @@ from api.errors import (
     answer_routing_error,
     answer_runfold_error,
 )
+from api.query_slots import query_slots
 from api.security import Security
 from api.services import Gate, Reader, Services, Writer, eventual
 from api.watch import Watch
@@ -74,6 +85,7 @@ def tracking_routes() -> list[Route]:
         *metrics.ROUTES,
         *datasets.ROUTES,
         *logged_models.ROUTES,
+        *sql.ROUTES,
         *artifacts.ROUTES,
     ]
 
@@ -149,8 +161,9 @@ def create_app(wiring: Wiring) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with running_services(wiring) as services:
+        async with running_services(wiring) as services, query_slots(settings) as slots:
             app.state.services = services
+            app.state.query_slots = slots
             yield
 
     routes = all_routes(settings)

@@ -66,12 +66,18 @@ def error_response(
     *,
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
+    details: Mapping[str, int] | None = None,
 ) -> Response:
-    """An error as MLflow's JSON. `status` only where it differs from the table's."""
+    """An error as MLflow's JSON. `status` only where it differs from the table's; `details` are
+    further fields."""
     # A message may quote what was sent, half a surrogate pair too, which no JSON can carry.
-    body = {"error_code": error_code, "message": message.encode(errors="replace").decode()}
+    body: dict[str, Any] = {
+        "error_code": error_code,
+        "message": message.encode(errors="replace").decode(),
+    }
     if error_code in CLASSIFICATION:
         body["sqlstate"], body["error_class"] = CLASSIFICATION[error_code]
+    body |= details or {}
     return Response(
         msgspec.json.encode(body),
         status_code=HTTP_STATUS.get(error_code, 500) if status is None else status,
@@ -85,7 +91,7 @@ async def answer_runfold_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, RunfoldError):
         raise error
     headers = {}
-    if error.error_code == "TEMPORARILY_UNAVAILABLE":
+    if error.error_code in ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     return error_response(error.error_code, error.message, headers=headers)
 

@@ -129,7 +129,8 @@ async def health(request: Request) -> Response:
     if services.settings.artifacts_only:
         # Nothing is folded here, so no lane can be behind.
         return json_answer({"status": "ok", "lanes": {}})
-    return json_answer(await run_in_threadpool(services.health))
+    found = await run_in_threadpool(services.health)
+    return json_answer({**found, "sql": request.app.state.query_slots.health()})
 
 
 async def mlflow_version(_request: Request) -> Response:

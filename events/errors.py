@@ -71,6 +71,12 @@ class TemporarilyUnavailable(RunfoldError):
     error_code = "TEMPORARILY_UNAVAILABLE"
 
 
+class TooManyRequests(RunfoldError):
+    """As much of this is being done as the server does at a time; the client should try again."""
+
+    error_code = "REQUEST_LIMIT_EXCEEDED"
+
+
 ERRORS: tuple[type[RunfoldError], ...] = (
     InvalidParameterValue,
     BadRequest,
@@ -81,6 +87,7 @@ ERRORS: tuple[type[RunfoldError], ...] = (
     EndpointNotFound,
     NotImplementedHere,
     TemporarilyUnavailable,
+    TooManyRequests,
 )
 
 ERRORS_BY_CODE: dict[str, type[RunfoldError]] = {error.error_code: error for error in ERRORS}

@@ -35,6 +35,12 @@ class Settings:
     wait_max_s: float = 10.0
     seal_points: int = 250_000
     seal_age_s: float = 600.0
+    sql_concurrent: int = 2
+    sql_seconds: float = 60.0
+    sql_rows: int = 10_000_000
+    sql_memory_mb: int = 1_024
+    sql_threads: int = 1
+    sql_spares: int = 1
     log_level: str = "info"
 
     @property
@@ -235,6 +241,50 @@ SETTINGS: tuple[Setting, ...] = (
         ("RUNFOLD_SEAL_AGE",),
         "Seconds after which unsealed points are written to a segment, few as they may be.",
         metavar="SECONDS",
+    ),
+    Setting(
+        "sql_concurrent",
+        "--sql-concurrent",
+        ("RUNFOLD_SQL_CONCURRENT",),
+        "SQL queries that run at the same time; more wait for a moment, then get 429. 0: none is "
+        "taken.",
+        metavar="QUERIES",
+    ),
+    Setting(
+        "sql_seconds",
+        "--sql-seconds",
+        ("RUNFOLD_SQL_SECONDS",),
+        "Seconds after which a SQL query is ended, without the time its reader takes.",
+        metavar="SECONDS",
+    ),
+    Setting(
+        "sql_rows",
+        "--sql-rows",
+        ("RUNFOLD_SQL_ROWS",),
+        "The most rows that a SQL query may answer with.",
+        metavar="ROWS",
+    ),
+    Setting(
+        "sql_memory_mb",
+        "--sql-memory",
+        ("RUNFOLD_SQL_MEMORY",),
+        "Megabytes of memory that a SQL query may use; nothing is spilled to the disk.",
+        metavar="MB",
+    ),
+    Setting(
+        "sql_threads",
+        "--sql-threads",
+        ("RUNFOLD_SQL_THREADS",),
+        "Threads that a SQL query may use.",
+        metavar="THREADS",
+    ),
+    Setting(
+        "sql_spares",
+        "--sql-spares",
+        ("RUNFOLD_SQL_SPARES",),
+        "Processes that stand ready for the next SQL query, from the first one on until none came "
+        "for five minutes; each has 65 MB.",
+        metavar="PROCESSES",
     ),
     Setting(
         "log_level",

@@ -33,16 +33,24 @@ IDLE_S = 300.0
 """A spare child that gets no job for so long ends by itself, and its memory is free."""
 PIECE_BYTES = 256 * 1024
 MESSAGES_BYTES_MAX = 1024 * 1024
-START_S = 30.0
+_F_SETPIPE_SZ = 1031
 _CHILD = "from projections.query_child import main; import sys; main(sys.argv[1:])"
 
 
 class QueryFailed(Exception):
     """A query has no answer, or not all of it: the message is for whoever asked."""
 
-    def __init__(self, message: str, *, line: int | None = None, column: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        is_limit: bool = False,
+        line: int | None = None,
+        column: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.is_limit = is_limit
         self.line = line
         self.column = column
 
@@ -62,7 +70,6 @@ class Job:
     """What a query is asked."""
 
     statement: str
-    declarations: Sequence[str] = ()
     parameters: Any = None
     """A list, a dict by name, or None."""
     format: Format = "json"
@@ -75,6 +82,7 @@ class Child:
 
     def __init__(self, folders: Path, limits: QueryLimits, idle_s: float = IDLE_S) -> None:
         self.limits = limits
+        self._idle_until = time.monotonic() + idle_s / 2
         self.folder = folders / str(uuid.uuid4())
         self.folder.mkdir(parents=True, mode=0o700)
         # Says, also to other processes, that the folder is in use; the system takes it back.
@@ -108,10 +116,13 @@ class Child:
             raise
         finally:
             os.close(theirs)
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.process.stdout.fileno(), _F_SETPIPE_SZ, PIECE_BYTES)
 
-    def is_alive(self) -> bool:
-        """Whether it still waits."""
-        return self.process.poll() is None
+    def is_ready(self) -> bool:
+        """Whether it waits, and will not soon end because it got no job."""
+        return self.process.poll() is None and time.monotonic() < self._idle_until
 
     def kill(self) -> None:
         """Ends the process now, whatever it does. Any thread may call this."""
@@ -177,14 +188,18 @@ class Spares:
                 child = self._ready.popleft() if self._ready else None
             if child is None:
                 return Child(self._folders, self._limits)
-            if child.is_alive():
+            if child.is_ready():
                 return child
             child.close()
+
+    def count(self) -> int:
+        """How many stand ready."""
+        return len(self._ready)
 
     def refill(self) -> None:
         """Starts what is missing. It takes a few milliseconds; the child gets ready by itself."""
         with self._lock:
-            gone = [child for child in self._ready if not child.is_alive()]
+            gone = [child for child in self._ready if not child.is_ready()]
             for child in gone:
                 self._ready.remove(child)
             missing = 0 if self._closed else self._count - len(self._ready)
@@ -211,9 +226,11 @@ class Spares:
 class RunningQuery:
     """One job on its way through a child. `close` it however it ended."""
 
-    def __init__(self, child: Child, job: Job) -> None:
+    def __init__(self, child: Child, job: Job, declarations: Sequence[str] = ()) -> None:
+        """`declarations`: the statements that make tables of the files in the child's folder."""
         self._child = child
         self._job = job
+        self._declarations = declarations
         self._messages = b""
         self._left_s = child.limits.seconds
         self._told: dict[str, Any] = {}
@@ -230,7 +247,7 @@ class RunningQuery:
         data = json.dumps(
             {
                 "statement": job.statement,
-                "declarations": list(job.declarations),
+                "declarations": list(self._declarations),
                 "parameters": job.parameters,
                 "format": job.format,
                 "max_rows": job.max_rows,
@@ -288,7 +305,8 @@ class RunningQuery:
         seconds = self._child.limits.seconds
         return QueryFailed(
             f"The query took longer than {seconds:g} seconds, the most that this server gives "
-            "one, and was ended. Ask for less, or ask for parts of it."
+            "one, and was ended. Ask for less, or ask for parts of it.",
+            is_limit=True,
         )
 
     def _hear(self) -> None:
@@ -313,12 +331,18 @@ class RunningQuery:
         memory_mb = self._child.limits.memory_mb
         return QueryFailed(
             f"The query ended its process (code {code}): it needed more than the {memory_mb} MB of "
-            "memory or the processor time that this server gives one, or was nested too deeply."
+            "memory or the processor time that this server gives one, or was nested too deeply.",
+            is_limit=True,
         )
 
     def _check(self) -> None:
         told = self._told
         if "failed" in told:
-            raise QueryFailed(told["message"], line=told.get("line"), column=told.get("column"))
+            raise QueryFailed(
+                told["message"],
+                is_limit=told["failed"] == "limit",
+                line=told.get("line"),
+                column=told.get("column"),
+            )
         if "done" in told:
             self.rows, self.truncated = told["rows"], told["truncated"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _LINE = re.compile(r"\n*LINE (\d+): (.*)\n( *\^[~^]*) *$")
@@ -67,3 +68,18 @@ def located(message: str, statement: str, lines_before: int = 0) -> StatementErr
     column = at + caret - cut + 1 if at >= 0 and caret >= cut else None
     pointer = " " * (len(f"LINE {number}: ") + max(caret, 0)) + "^"
     return StatementError(f"{text}\n\nLINE {number}: {shown}\n{pointer}", number, column)
+
+
+_WORD = re.compile(r"\w+")
+_NAMES_AT_RUN_TIME = re.compile(
+    r"(query|query_table|show|information_schema|sqlite_\w+|pg_\w+|duckdb_\w+|pragma_\w+|json_\w+)"
+)
+
+
+def names_in(statement: str, known: Collection[str]) -> set[str] | None:
+    """Which of these tables and macros a statement can be about, from the words in it; None where
+    it may find names that are not written in it, or ask which there are."""
+    words = {word.lower() for word in _WORD.findall(statement)}
+    if any(_NAMES_AT_RUN_TIME.fullmatch(word) for word in words):
+        return None
+    return words & set(known)

@@ -19,7 +19,7 @@ from api.errors import (
     error_response,
 )
 from api.requests import BODY_BYTES_MAX, Int32, RunId, decode
-from events.errors import ERRORS, RunfoldError, TemporarilyUnavailable
+from events.errors import ERRORS, RunfoldError, TemporarilyUnavailable, TooManyRequests
 from tests.asgi import Answer, call
 
 JSON = {"content-type": "application/json"}
@@ -82,7 +82,7 @@ def test_every_error_has_its_status_and_shape(error: type[RunfoldError]) -> None
     assert (body["error_code"], body["message"]) == (error.error_code, "what happened")
     extras = (body.get("sqlstate"), body.get("error_class"))
     assert extras == CLASSIFICATION.get(error.error_code, (None, None))
-    assert ("retry-after" in answer.headers) == (error is TemporarilyUnavailable)
+    assert ("retry-after" in answer.headers) == (error in (TemporarilyUnavailable, TooManyRequests))
 
 
 def test_a_bug_is_not_told_to_the_caller(capsys: pytest.CaptureFixture[str]) -> None:
