@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.answers import json_answer, key_values, without_empty
+from api.answers import EMPTY, json_answer, key_values, without_empty
 from api.limits import (
     RUN_NAME_LENGTH_MAX,
     check_experiment_id,
@@ -35,7 +35,13 @@ from events.runs import (
     RunUpdated,
 )
 from projections.page_tokens import PageQuery, read_page_token, write_page_token
-from projections.run_documents import RunDocument, get_document, search_documents
+from projections.run_documents import (
+    NO_ELEMENTS,
+    NO_INPUTS,
+    RunDocument,
+    get_document,
+    search_documents,
+)
 from projections.runs import RUN_NAME_TAG, created_row, get_row
 
 PREFIX = "/api/2.0/mlflow/runs"
@@ -216,12 +222,19 @@ def info_json(row: dict[str, Any]) -> dict[str, Any]:
 
 def run_json(document: RunDocument) -> dict[str, Any]:
     """A whole run as MLflow answers it."""
-    lists = {"metrics": document.metrics, "params": document.params, "tags": document.tags}
+    data: dict[str, msgspec.Raw] = {}
+    if document.metrics != NO_ELEMENTS:
+        data["metrics"] = msgspec.Raw(document.metrics)
+    if document.params != NO_ELEMENTS:
+        data["params"] = msgspec.Raw(document.params)
+    if document.tags != NO_ELEMENTS:
+        data["tags"] = msgspec.Raw(document.tags)
+    has_more = document.inputs is not NO_INPUTS or document.outputs
     return {
         "info": info_json(document.info),
-        "data": {name: msgspec.Raw(text) for name, text in lists.items() if text != "[]"},
-        "inputs": inputs_json(document.inputs),
-        "outputs": outputs_json(document.outputs),
+        "data": data,
+        "inputs": inputs_json(document.inputs) if has_more else EMPTY,
+        "outputs": outputs_json(document.outputs) if has_more else EMPTY,
     }
 
 

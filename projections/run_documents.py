@@ -76,6 +76,12 @@ RUN_SEARCH = Searchable(
 )
 
 
+NO_ELEMENTS = "[]"
+"""The JSON list of a run that has none."""
+NO_INPUTS = RunInputs()
+"""The inputs of all runs that have neither inputs nor outputs."""
+
+
 class RunDocument(NamedTuple):
     """All that MLflow's API tells of a run.
 
@@ -109,7 +115,7 @@ _LATEST: dict[str, ColumnElement[Any]] = {
 
 def _texts(table: sa.Table) -> sa.ScalarSelect[str]:
     fields = {"key": table.c.key, "value": table.c.value}
-    return json_list(runs.c.run_id, table.c.run_id, fields, table.c.key)
+    return json_list(runs.c.run_id, table.c.run_id, fields)
 
 
 _HAS_MORE = sa.or_(
@@ -119,21 +125,18 @@ _HAS_MORE = sa.or_(
     )
 )
 _INFO_NAMES = [column.name for column in runs.columns]
-_DOCUMENTS = sa.select(
+DOCUMENTS = sa.select(
     *runs.columns,
-    json_list(runs.c.run_id, latest_metrics.c.run_id, _LATEST, latest_metrics.c.key).label(
-        "metrics"
-    ),
+    json_list(runs.c.run_id, latest_metrics.c.run_id, _LATEST).label("metrics"),
     _texts(params).label("params"),
     _texts(tags).label("tags"),
     _HAS_MORE.label("has_more"),
 )
-_NO_INPUTS = RunInputs()
 
 
 def documents(connection: sa.Connection, run_ids: Sequence[str]) -> list[RunDocument]:
     """The whole runs with these ids that are there, in the order of the ids."""
-    found = {row[0]: row for row in owned_rows(connection, _DOCUMENTS, runs.c.run_id, run_ids)}
+    found = {row[0]: row for row in owned_rows(connection, DOCUMENTS, runs.c.run_id, run_ids)}
     # Few runs have inputs and outputs.
     more = [run_id for run_id, row in found.items() if row[-1]]
     inputs = inputs_of(connection, more) if more else {}
@@ -145,7 +148,7 @@ def documents(connection: sa.Connection, run_ids: Sequence[str]) -> list[RunDocu
             row[infos],
             row[infos + 1],
             row[infos + 2],
-            inputs.get(run_id, _NO_INPUTS),
+            inputs.get(run_id, NO_INPUTS),
             outputs.get(run_id, []),
         )
         for run_id in run_ids
