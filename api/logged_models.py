@@ -169,7 +169,7 @@ async def create_model(request: Request) -> Response:
     check_unique((param.key for param in params), "parameter")
     check_unique((tag.key for tag in tags), "tag")
     services = services_of(request)
-    location = await services.gate.artifact_location(asked.experiment_id)
+    location, _ = await services.gate.artifact_location(asked.experiment_id)
     services.writer.require_folding()
     model_id, time_ms = new_model_id(), now_ms()
     created = LoggedModelCreated(

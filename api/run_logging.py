@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from api.answers import json_answer
+from api.foresight import Claim
 from api.limits import (
     BATCH_BYTES_MAX,
     BATCH_METRICS_MAX,
@@ -22,11 +25,12 @@ from api.limits import (
     check_run_id,
     check_unique,
 )
-from api.requests import Double, Int64, RequiredText, RunId, decode
+from api.requests import Double, Int64, RequiredText, RunId, decode, decode_body_quickly
 from api.run_tags import TagSent, checked_tags, tag_value
-from api.services import new_event, services_of
-from events.codec import Block, Series
+from api.services import Services, new_event, now_ms, services_of
+from events.codec import Block, Series, encode_columns
 from events.errors import InvalidParameterValue
+from events.event import NewEvent
 from events.metrics import POINTS_LOGGED, points_of
 from events.runs import (
     RUN_BATCH_LOGGED,
@@ -36,7 +40,7 @@ from events.runs import (
     RunTag,
     RunTagDeleted,
 )
-from projections.runs import check_has_tag, check_params
+from projections.runs import check_has_tag, checked_params
 
 PREFIX = "/api/2.0/mlflow/runs"
 
@@ -248,13 +252,88 @@ async def _log_texts(
 ) -> None:
     """One journal event with params, tags and points; its verdict is the answer."""
     services = services_of(request)
-    await services.gate.require_active(run_id)
+    lifecycle = await services.gate.require_active(run_id)
     if params:
-        await services.views.at_door(check_params, run_id, params)
+        await _check_params(services, run_id, params)
     points = [] if block is None else points_of(block)
     batch = RunBatchLogged(params or [], given or [], points)
-    await services.writer.decide(new_event(request, RUN_BATCH_LOGGED, run_id, batch))
+    event = new_event(request, RUN_BATCH_LOGGED, run_id, batch)
+    await services.writer.decide(event, Claim(lifecycle, params or []))
 
+
+async def _check_params(services: Services, run_id: str, params: list[Param]) -> None:
+    """Refuses params that are set to other values, as far as can be known beforehand."""
+    foresight = services.writer.foresight
+    if not foresight.check(run_id, params):
+        folded, stored = await services.views.at_door(checked_params, run_id, params)
+        foresight.learn(run_id, folded, stored)
+
+
+class PlainMetric(msgspec.Struct, gc=False):
+    """A metric point as most are sent."""
+
+    key: RequiredText
+    value: Double
+    timestamp: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    step: Int64 | None = None
+
+
+class PlainBatch(msgspec.Struct):
+    """A log-batch of nothing but plain metrics."""
+
+    run_id: RequiredText
+    metrics: list[PlainMetric]
+
+
+class PlainLogMetric(msgspec.Struct):
+    """A log-metric of a plain metric."""
+
+    run_id: RequiredText
+    key: RequiredText
+    value: Double
+    timestamp: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    step: Int64 | None = None
+
+
+def quick_metric(services: Services, body: bytes, client: str | None) -> NewEvent | None:
+    """The event of a log-metric; None or an error where that needs more than a look."""
+    asked = decode_body_quickly(body, PlainLogMetric)
+    if asked is None or not services.gate.is_known_active(asked.run_id):
+        return None
+    check_key(asked.key, "metric", "key")
+    data = encode_columns(
+        (asked.key,), (0,), (asked.step or 0,), (asked.timestamp,), (asked.value,)
+    )
+    return POINTS_LOGGED.holding(asked.run_id, data, time=now_ms(), origin=client)
+
+
+def quick_batch(services: Services, body: bytes, client: str | None) -> NewEvent | None:
+    """The event of a log-batch of metrics; None or an error where that needs more than a look."""
+    asked = decode_body_quickly(body, PlainBatch)
+    if asked is None or not services.gate.is_known_active(asked.run_id):
+        return None
+    sent = asked.metrics
+    if not 0 < len(sent) <= BATCH_METRICS_MAX:
+        return None
+    keys = [metric.key for metric in sent]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    for key in places:
+        check_key(key, "metric", "key")
+    data = encode_columns(
+        list(places),
+        list(map(places.__getitem__, keys)),
+        [metric.step or 0 for metric in sent],
+        [metric.timestamp for metric in sent],
+        [metric.value for metric in sent],
+    )
+    return POINTS_LOGGED.holding(asked.run_id, data, time=now_ms(), origin=client)
+
+
+QUICK: dict[str, Callable[[Services, bytes, str | None], NewEvent | None]] = {
+    f"{PREFIX}/log-metric": quick_metric,
+    f"{PREFIX}/log-batch": quick_batch,
+}
+"""What api/express.py may ask before a request is taken the ordinary way."""
 
 ROUTES = [
     Route(f"{PREFIX}/log-metric", log_metric, methods=["POST"]),

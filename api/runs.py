@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.answers import EMPTY, json_answer, key_values, without_empty
+from api.foresight import Claim
 from api.limits import (
     RUN_NAME_LENGTH_MAX,
     check_experiment_id,
@@ -102,7 +103,7 @@ async def create_run(request: Request) -> Response:
     check_experiment_id(asked.experiment_id)
     given = checked_tags(asked.tags)
     name = _run_name(asked.run_name, given)
-    location = await services.gate.artifact_location(asked.experiment_id)
+    location, lifecycle = await services.gate.artifact_location(asked.experiment_id)
     run_id = new_run_id()
     if RUN_NAME_TAG not in {tag.key for tag in given}:
         given.append(RunTag(RUN_NAME_TAG, name))
@@ -114,7 +115,9 @@ async def create_run(request: Request) -> Response:
         join_uri(location, run_id, "artifacts"),
         given,
     )
-    position = await services.writer.decide(new_event(request, RUN_CREATED, run_id, created))
+    claim = Claim(lifecycle, creates=True)
+    event = new_event(request, RUN_CREATED, run_id, created)
+    position = await services.writer.decide(event, claim)
     # The verdict says that the run is as the event made it: there is nothing to read.
     services.gate.opened(run_id, position)
     ordered = sorted((tag.key, tag.value) for tag in given)

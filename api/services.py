@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 import structlog
 from starlette.requests import Request
 
+from api.foresight import Claim, Foresight
 from api.watch import Watch
 from events.artifact_uris import ArtifactRoots
 from events.errors import ERRORS_BY_CODE, RunfoldError, TemporarilyUnavailable
@@ -24,6 +25,7 @@ from events.settings import Settings
 from projections.database import Views
 from projections.experiments import get_experiment
 from projections.folding import Checkpoint, purged_error
+from projections.lake_exports import export_lag_ms
 from projections.lifecycle import ACTIVE, inactive_experiment, inactive_run, unknown_run
 from projections.logged_models import existing_models, unknown_model
 from projections.runs import get_rows
@@ -57,6 +59,7 @@ class Writer:
         self._views = views
         self._watch = watch
         self._loop = asyncio.get_running_loop()
+        self.foresight = Foresight(watch)
         self._commit = GroupCommit(log, woken, self._settle)
 
     def _settle(self, settled: list[tuple[Done, list[int] | Exception]]) -> None:
@@ -66,30 +69,55 @@ class Writer:
 
         self._loop.call_soon_threadsafe(on_loop)
 
-    async def append(self, *events: NewEvent) -> list[int]:
-        """Appends events, all or none; returns their positions once they are durable."""
-        future: asyncio.Future[list[int]] = self._loop.create_future()
+    def submit(self, event: NewEvent, answered: Callable[[Exception | None], None]) -> None:
+        """Has an event of the points lane appended; `answered` is called when it is durable, with
+        the error where it could not be. For a caller that runs in no task."""
 
         def done(result: list[int] | Exception) -> None:
+            answered(result if isinstance(result, Exception) else None)
+
+        self._commit.submit((event,), done)
+
+    async def append(self, *events: NewEvent) -> list[int]:
+        """Appends events, all or none; returns their positions once they are durable."""
+        positions, _ = await self._append(events)
+        return positions
+
+    async def _append(
+        self, events: Sequence[NewEvent], claim: Claim | None = None
+    ) -> tuple[list[int], bool]:
+        """The events' positions, and whether it is certain that the fold accepts the last."""
+        future: asyncio.Future[tuple[list[int], bool]] = self._loop.create_future()
+
+        def done(result: list[int] | Exception) -> None:
+            accepted = False
+            if not isinstance(result, Exception):
+                # Also where nobody waits any more: foresight must not miss an event.
+                for event, position in zip(events, result, strict=True):
+                    if event.lane == "journal":
+                        accepted = self.foresight.appended(event, position, claim)
             if future.done():
                 return
             if isinstance(result, Exception):
                 future.set_exception(result)
             else:
-                future.set_result(result)
+                future.set_result((result, accepted))
 
         self._commit.submit(events, done)
         return await future
 
-    async def decide(self, event: NewEvent) -> int:
+    async def decide(self, event: NewEvent, claim: Claim | None = None) -> int:
         """Appends a journal event and waits for its verdict; raises the rejection.
 
-        Returns the event's position.
+        Returns the event's position. With a claim the call is done as soon as the event is
+        durable, where it is certain then that the fold accepts it (see api/foresight.py).
 
         Where folding has stopped there is no verdict to wait for: the event is durable and passed
         the checks at the door, so the call counts as accepted.
         """
-        (position,) = await self.append(event)
+        (position,), accepted = await self._append([event], claim)
+        if accepted:
+            return position
         if not await self._watch.settled(position):
             logger.warning("no verdict: folding has stopped", position=position, type=event.type)
             return position
@@ -171,7 +199,7 @@ class Reader:
     ) -> T:
         """The query's answer from what is folded now, without waiting.
 
-        It has the caller's own writes to the journal, for they waited for their verdict.
+        It has those of the caller's own writes that waited for their verdict.
         """
         try:
             _, answer = await self.in_thread(self._try, {}, query, args, kwargs)
@@ -256,16 +284,22 @@ class Gate:
             self._locations.clear()
             self._lifecycle = lifecycle
 
-    async def artifact_location(self, experiment_id: str) -> str:
-        """Where an active experiment keeps its artifacts. Raises where it is missing or deleted."""
+    async def artifact_location(self, experiment_id: str) -> tuple[str, int]:
+        """Where an active experiment keeps its artifacts, and the checkpoint's `lifecycle` for
+        which it is active. Raises where it is missing or deleted."""
         self._forget_what_changed()
+        lifecycle = self._lifecycle
         location = self._locations.get(experiment_id)
         if location is None:
             row = await self._reader.at_door(active_experiment_row, experiment_id)
             location = str(row["artifact_location"])
-            if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
+            if self._still(lifecycle):
                 self._locations[experiment_id] = location
-        return location
+        return location, lifecycle
+
+    def _still(self, lifecycle: int) -> bool:
+        """Whether what was found since then can be kept; another call may have begun anew."""
+        return self._watch.checkpoints["journal"].lifecycle == lifecycle == self._lifecycle
 
     def opened(self, run_id: str, position: int) -> None:
         """Says that a run was created by the journal's event at this position."""
@@ -276,21 +310,30 @@ class Gate:
     async def require_models(self, model_ids: set[str]) -> None:
         """Raises where a logged model is missing; one that is deleted can be measured."""
         self._forget_what_changed()
+        lifecycle = self._lifecycle
         asked = model_ids - self._models
         if not asked:
             return
         await self._reader.at_door(_require_models, asked)
-        if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
+        if self._still(lifecycle):
             self._models |= asked
 
-    async def require_active(self, run_id: str) -> None:
-        """Raises where the run is missing or deleted."""
+    def is_known_active(self, run_id: str) -> bool:
+        """Whether memory says that the run can be written to; False where only the views know."""
         self._forget_what_changed()
+        return run_id in self._active
+
+    async def require_active(self, run_id: str) -> int:
+        """The checkpoint's `lifecycle` for which the run is active. Raises where the run is missing
+        or deleted."""
+        self._forget_what_changed()
+        lifecycle = self._lifecycle
         if run_id in self._active:
-            return
+            return lifecycle
         await self._reader.at_door(_active_run, run_id)
-        if self._watch.checkpoints["journal"].lifecycle == self._lifecycle:
+        if self._still(lifecycle):
             self._active.add(run_id)
+        return lifecycle
 
 
 @dataclass(frozen=True)
@@ -305,6 +348,12 @@ class Services:
     views: Reader
     gate: Gate
     artifacts: ArtifactRoots
+
+    def _lake_behind_s(self) -> float | None:
+        """How old the lake's exports are at most; None while there are none."""
+        with self.views_file.read() as connection:
+            lag_ms = export_lag_ms(connection, time.time_ns() // 1_000_000)
+        return None if lag_ms is None else lag_ms / 1000
 
     def health(self) -> dict[str, Any]:
         """How far each lane is folded, and what is wrong."""
@@ -327,6 +376,7 @@ class Services:
         return {
             "status": "stopped" if stopped else "ok",
             "lanes": lanes,
+            "lake": {"behind_s": self._lake_behind_s()},
             "waits": {
                 "count": self.watch.waits,
                 "over_the_bound": self.watch.waits_over,

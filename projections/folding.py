@@ -84,7 +84,7 @@ def _fold_all(state: State, lane: Lane, events: Sequence[Event], before: Checkpo
         position = event.position
         if not accepted:
             rejected = position
-        elif (event.type, event.version) in _LIFECYCLE:
+        elif (event.type, event.version) in LIFECYCLE:
             lifecycle = position
     _finish(state)
     after = Checkpoint(position, lifecycle, rejected, stopped)
@@ -128,8 +128,8 @@ def _fold_whole(state: State, event: Event) -> bool:
         raise
 
 
-_LIFECYCLE = {(t.name, t.version) for t in EVENT_TYPES if t.lifecycle}
-_SET_BASED = _LIFECYCLE | {(EXPERIMENT_RENAMED.name, EXPERIMENT_RENAMED.version)}
+LIFECYCLE = {(t.name, t.version) for t in EVENT_TYPES if t.lifecycle}
+_SET_BASED = LIFECYCLE | {(EXPERIMENT_RENAMED.name, EXPERIMENT_RENAMED.version)}
 """The events whose folds run statements over many rows, which no undo takes back: each is folded
 in a savepoint of its own."""
 _TYPES = {(t.name, t.version): t for t in EVENT_TYPES}

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from events.codec import Block, decode_block, encode_block, join_blocks
 from events.event import Event
 from events.metrics import POINTS_LOGGED, block_of
-from events.runs import RUN_BATCH_LOGGED, RUN_CREATED, RUN_PURGED, RunBatchLogged
+from events.runs import RUN_BATCH_LOGGED, RUN_PURGED, RunBatchLogged
 from projections.schema import metadata
 from projections.state import State
 from projections.view import EntityView
@@ -54,11 +54,6 @@ holds what it asks for at each round."""
 SMALL_BLOCKS_MAX = 16
 """So many smaller blocks of a run become one."""
 _COLLECTED = "points"
-
-
-def fold_run_created(state: State, event: Event, _data: Any) -> None:
-    """A new run has no metrics: nothing to look for when its first come."""
-    state.rows(latest_metrics).begin_group(event.subject)
 
 
 def fold_batch_logged(state: State, event: Event, data: RunBatchLogged) -> None:
@@ -186,7 +181,6 @@ VIEW = EntityView(
     name="metrics",
     tables=(latest_metrics, blocks),
     folds={
-        RUN_CREATED: fold_run_created,
         RUN_BATCH_LOGGED: fold_batch_logged,
         POINTS_LOGGED: fold_points,
         RUN_PURGED: fold_run_purged,

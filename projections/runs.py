@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,7 +35,7 @@ from projections.lifecycle import (
     unknown_run,
 )
 from projections.owned import owned_rows
-from projections.schema import metadata
+from projections.schema import checkpoints, metadata
 from projections.state import Row, State
 from projections.view import EntityView
 
@@ -260,9 +260,24 @@ def texts_of(
     return found
 
 
-def check_params(connection: sa.Connection, run_id: str, given: Sequence[Param]) -> None:
-    """Raises the refusal that these params would get as the views stand."""
+def checked_params(
+    connection: sa.Connection, run_id: str, given: Sequence[Param]
+) -> tuple[int, dict[str, str]]:
+    """All params of the run, with the journal's position up to which that is so.
+
+    Raises the refusal that the given ones would get as the views stand.
+    """
     stored = dict(texts_of(connection, params, [run_id])[run_id])
+    require_unchanged(run_id, stored, given)
+    folded = connection.execute(_FOLDED).scalar()
+    return folded or 0, stored
+
+
+_FOLDED = sa.select(checkpoints.c.position).where(checkpoints.c.lane == "journal")
+
+
+def require_unchanged(run_id: str, stored: Mapping[str, str], given: Sequence[Param]) -> None:
+    """Raises InvalidParameterValue where one of these params is set to another value."""
     for param in given:
         old = stored.get(param.key)
         if old is not None and old != param.value:

@@ -26,7 +26,7 @@ BATCH_EVENTS: dict[Lane, int] = {"journal": 1_000, "points": 256}
 POLL_S = 0.25
 """How long to wait for a wake-up before looking at the log anyway."""
 GATHER_S = 0.03
-"""How long points gather before they are folded, while nobody waits for them."""
+"""How long events gather before they are folded, while nobody waits for them."""
 RETRY_STOPPED_S = 2.0
 RETRY_FAILED_S = 0.5
 
@@ -114,31 +114,31 @@ class Projector:
         """Folds until told to stop. `wake_fd`: a pipe that gets bytes of events/wake.py; its end
         means that the server is gone.
 
-        The journal is folded at once, for its writers wait. Points gather for up to GATHER_S, so
-        that many requests share a transaction, unless somebody waits for them.
+        Events gather for up to GATHER_S, so that those of many requests share a transaction,
+        unless somebody waits for them.
         """
-        points_due = 0.0
+        due = 0.0
         while not stop.is_set():
             more = False
             try:
-                more = self.step("journal") >= BATCH_EVENTS["journal"]
-                if time.monotonic() >= points_due:
+                if time.monotonic() >= due:
+                    more = self.step("journal") >= BATCH_EVENTS["journal"]
                     more |= self.step("points") >= BATCH_EVENTS["points"]
-                    points_due = time.monotonic() + POLL_S
+                    due = time.monotonic() + POLL_S
             except Exception:
                 logger.exception("folding failed; trying again")
                 stop.wait(RETRY_FAILED_S)
                 continue
             if more:
-                points_due = 0.0
+                due = 0.0
                 continue
-            woken = self._wait(stop, wake_fd, points_due)
+            woken = self._wait(stop, wake_fd, due)
             if woken is None:
                 return
             if WAITED_FOR in woken:
-                points_due = 0.0
+                due = 0.0
             elif woken:
-                points_due = min(points_due, time.monotonic() + GATHER_S)
+                due = min(due, time.monotonic() + GATHER_S)
 
     @staticmethod
     def _wait(stop: threading.Event, wake_fd: int | None, until: float) -> bytes | None:

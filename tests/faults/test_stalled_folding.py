@@ -49,18 +49,38 @@ def test_a_write_that_waits_for_its_verdict(stalled: tuple[Server, int], connect
     """A durable event is never answered with an error for being folded late, however late."""
     server, worker = stalled
     wire = connect(server)
-    run_id = wire.run(wire.experiment("waiting"), "r")
+    wire.experiment("waiting")
     os.kill(worker, signal.SIGSTOP)
     with ThreadPoolExecutor(2) as pool:
-        values = ("first", "second")
-        writes = [pool.submit(set_param, server, run_id, value) for value in values]
+        writes = [pool.submit(create_experiment, server, "fought over") for _ in range(2)]
         with pytest.raises(TimeoutError):
             writes[0].result(timeout=3 * float(WAIT_MAX_S))
         os.kill(worker, signal.SIGCONT)
-        statuses = {value: write.result() for value, write in zip(values, writes, strict=True)}
-    assert sorted(statuses.values()) == [200, 400]
-    winner = next(value for value, status in statuses.items() if status == 200)
-    assert wire.run_data(run_id)["params"] == {"p": winner}
+        statuses = [write.result() for write in writes]
+    assert sorted(statuses) == [200, 400]
+
+
+def test_a_write_whose_verdict_is_certain(stalled: tuple[Server, int], connect: Connect) -> None:
+    """A run and its params need no fold to be answered, while nobody else writes; the second value
+    for a param is refused all the same."""
+    server, worker = stalled
+    wire = connect(server)
+    experiment_id = wire.experiment("certain")
+    os.kill(worker, signal.SIGSTOP)
+    run_id = wire.run(experiment_id, "r")
+    assert set_param(server, run_id, "first") == 200
+    assert set_param(server, run_id, "second") == 400
+    os.kill(worker, signal.SIGCONT)
+    assert wire.run_data(run_id)["params"] == {"p": "first"}
+
+
+def create_experiment(server: Server, name: str) -> int:
+    """The status of creating an experiment."""
+    wire = Wire(server.url)
+    try:
+        return wire.post("experiments/create", {"name": name}).status
+    finally:
+        wire.close()
 
 
 def set_param(server: Server, run_id: str, value: str) -> int:
