@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
-from events.codec import Block, decode_block, join_blocks
+from events.codec import decode_block
 from projections.lake import COLUMNS, DuckDB, files, open_duckdb
 from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
+from projections.point_columns import Gathered, PointColumns
 from projections.schema import checkpoints, metadata, view_meta
+from projections.segment_files import columns_query
 from projections.segments import LAYOUT_TABLES, segment_runs, segments
 
 DIFFERENCES_MAX = 5
 """So many differences of a table are told in full."""
 CHUNK_ROWS = 2_000
-BATCH_POINTS = 2_000_000
+BATCH_POINTS = 1_000_000
 BATCH_RUNS = 500
-BLOCKS_AT_ONCE = 200
-MEMORY_MB = 384
+GATHERED_POINTS = 500_000
+MEMORY_MB = 128
+THREADS = 2
 SPILL = ".spill-verify"
 """The folder in the lake for what does not fit that memory."""
 NOT_COMPARED = {
@@ -119,34 +121,124 @@ def _rows(connection: sa.Connection, table: sa.Table) -> Iterator[tuple[Any, ...
 def compare_points(
     live: sa.Connection, made: sa.Connection, lake: Path, on_points: Callable[[int, int], None]
 ) -> Compared:
-    """Compares the points of all runs as sets, some runs at a time, on the disk where they don't
-    fit the memory."""
+    """Compares the points of all runs as sets.
+
+    A digest of each run's points tells at little cost which runs are equal. The points of the
+    others are compared one by one, some runs at a time, on the disk where they don't fit the
+    memory: there may be a difference, or only a point that is in two places.
+    """
     result = Compared("metric points")
-    counts = _point_counts(live)
-    for run_id, count in _point_counts(made).items():
-        counts[run_id] = max(count, counts.get(run_id, 0))
-    done, total = 0, sum(counts.values())
+    ours, theirs = _Side(live, lake), _Side(made, lake)
+    total = ours.points + theirs.points
     spill = lake / SPILL
-    duckdb = open_duckdb(memory_mb=MEMORY_MB, threads=2, temp=spill)
+    duckdb = open_duckdb(memory_mb=MEMORY_MB, threads=THREADS, temp=spill)
     try:
-        for batch in _batches(counts):
-            _compare_runs(duckdb, live, made, lake, batch, result)
-            done += sum(counts[run_id] for run_id in batch)
-            on_points(done, total)
+        done = 0
+        for side in (ours, theirs):
+            for count in side.digest(duckdb):
+                done += count
+                on_points(done, total)
+        for batch in _batches(_unequal(ours.digests, theirs.digests, result)):
+            _compare_runs(duckdb, ours, theirs, batch, result)
+        on_points(total, total)
     finally:
         duckdb.close()
         shutil.rmtree(spill, ignore_errors=True)
     return result
 
 
-def _point_counts(connection: sa.Connection) -> dict[str, int]:
-    """How many points each run has at most; the same may be in two places."""
-    counts: dict[str, int] = {}
-    for table in (segment_runs, blocks):
-        statement = sa.select(table.c.run_id, sa.func.sum(table.c.points)).group_by(table.c.run_id)
-        for run_id, points in connection.execute(statement):
-            counts[run_id] = counts.get(run_id, 0) + int(points)
-    return counts
+Digest = tuple[int, int, int]
+"""How many points, and two sums over them of hashes that differ: unequal points with equal
+digests would have to agree in 128 bits by chance."""
+Digests = dict[str, Digest]
+NOTHING: Digest = (0, 0, 0)
+_HASHED = COLUMNS[1:]
+_DIGEST = (
+    f"run_id, count(*), sum(hash({', '.join(_HASHED)})), sum(hash({', '.join(_HASHED[::-1])}))"
+)
+
+
+def _unequal(ours: Digests, theirs: Digests, result: Compared) -> dict[str, int]:
+    """The runs whose digests differ, with how many points they have; counts the others."""
+    found: dict[str, int] = {}
+    for run_id in ours.keys() | theirs.keys():
+        one, other = ours.get(run_id, NOTHING), theirs.get(run_id, NOTHING)
+        if one == other:
+            result.live += one[0]
+            result.rebuilt += other[0]
+        else:
+            found[run_id] = max(one[0], other[0])
+    return found
+
+
+class _Side:
+    """The points of one database of views."""
+
+    def __init__(self, connection: sa.Connection, lake: Path) -> None:
+        self._connection = connection
+        self._lake = lake
+        self.points = sum(
+            int(connection.execute(sa.select(sa.func.sum(table.c.points))).scalar() or 0)
+            for table in (segment_runs, blocks)
+        )
+        """At most so many; the same may be in two places."""
+        self.digests: Digests = {}
+
+    def digest(self, duckdb: DuckDB) -> Iterator[int]:
+        """Finds the digest of each run; yields how many more points were read."""
+        statement = sa.select(segments.c.segment_id, segments.c.path, segments.c.points)
+        for segment_id, path, points in self._connection.execute(statement).all():
+            query = f"SELECT {_DIGEST} FROM read_parquet(?, hive_partitioning = false) GROUP BY 1"
+            rows = duckdb.execute(query, [files(self._lake, [path])]).fetchall()
+            of_segment = sa.select(segment_runs.c.run_id).where(
+                segment_runs.c.segment_id == segment_id
+            )
+            named = set(self._connection.execute(of_segment).scalars())
+            self._add([row for row in rows if row[0] in named])
+            yield points
+        for columns in self._unsealed(None):
+            with columns_query(duckdb, columns) as query:
+                found = duckdb.execute(f"SELECT {_DIGEST} FROM ({query}) GROUP BY 1")
+                self._add(found.fetchall())
+            yield len(columns)
+
+    def _add(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        for run_id, *more in rows:
+            before = self.digests.get(run_id, NOTHING)
+            self.digests[run_id] = (before[0] + more[0], before[1] + more[1], before[2] + more[2])
+
+    def load(self, duckdb: DuckDB, is_live: bool, run_ids: list[str]) -> None:
+        """Adds the points of these runs to the table `raw`."""
+        statement = (
+            sa.select(segments.c.path)
+            .join(segment_runs, segment_runs.c.segment_id == segments.c.segment_id)
+            .where(segment_runs.c.run_id.in_(run_ids))
+            .distinct()
+        )
+        for path in self._connection.execute(statement).scalars().all():
+            duckdb.execute(
+                f"INSERT INTO raw SELECT ?, {', '.join(COLUMNS)} "
+                "FROM read_parquet(?, hive_partitioning = false) "
+                "WHERE run_id IN (SELECT unnest(?))",
+                [is_live, files(self._lake, [path]), run_ids],
+            )
+        for columns in self._unsealed(run_ids):
+            with columns_query(duckdb, columns) as query:
+                duckdb.execute(f"INSERT INTO raw SELECT ?, * FROM ({query})", [is_live])
+
+    def _unsealed(self, run_ids: list[str] | None) -> Iterator[PointColumns]:
+        """The points in blocks, of these runs or of all, a bounded number at a time."""
+        statement = sa.select(blocks.c.run_id, blocks.c.data).order_by(blocks.c.run_id)
+        if run_ids is not None:
+            statement = statement.where(blocks.c.run_id.in_(run_ids))
+        gathered = Gathered()
+        streamed = self._connection.execution_options(yield_per=16)
+        for run_id, data in streamed.execute(statement):
+            gathered.add(run_id, decode_block(data))
+            if gathered.points >= GATHERED_POINTS:
+                yield gathered.take()
+        if gathered.points:
+            yield gathered.take()
 
 
 def _batches(counts: dict[str, int]) -> Iterator[list[str]]:
@@ -163,19 +255,14 @@ def _batches(counts: dict[str, int]) -> Iterator[list[str]]:
 
 
 def _compare_runs(
-    duckdb: DuckDB,
-    live: sa.Connection,
-    made: sa.Connection,
-    lake: Path,
-    run_ids: list[str],
-    result: Compared,
+    duckdb: DuckDB, live: _Side, made: _Side, run_ids: list[str], result: Compared
 ) -> None:
     columns = ", ".join(COLUMNS)
     types = "run_id VARCHAR, key VARCHAR, step BIGINT, timestamp BIGINT, value DOUBLE"
     types += ", model_id VARCHAR, dataset_name VARCHAR, dataset_digest VARCHAR"
     duckdb.execute(f"CREATE TEMP TABLE raw (is_live BOOLEAN, {types})")
-    _load(duckdb, True, live, lake, run_ids)
-    _load(duckdb, False, made, lake, run_ids)
+    live.load(duckdb, True, run_ids)
+    made.load(duckdb, False, run_ids)
     # The same point may be on a side more than once, in blocks and segments.
     merged = (
         f"SELECT {columns}, bool_or(is_live) AS in_live, bool_or(NOT is_live) AS in_made "
@@ -197,59 +284,3 @@ def _compare_runs(
             result.differ(f"only {'live' if in_live else 'rebuilt'}: {shown}")
         result.different += int(counts[2]) - len(found)
     duckdb.execute("DROP TABLE raw")
-
-
-def _load(
-    duckdb: DuckDB, is_live: bool, connection: sa.Connection, lake: Path, run_ids: list[str]
-) -> None:
-    """Adds the points of these runs to the table `raw`."""
-    columns = ", ".join(COLUMNS)
-    statement = (
-        sa.select(segments.c.path)
-        .join(segment_runs, segment_runs.c.segment_id == segments.c.segment_id)
-        .where(segment_runs.c.run_id.in_(run_ids))
-        .distinct()
-    )
-    for path in connection.execute(statement).scalars().all():
-        duckdb.execute(
-            f"INSERT INTO raw SELECT ?, {columns} "
-            "FROM read_parquet(?, hive_partitioning = false) "
-            "WHERE run_id IN (SELECT unnest(?))",
-            [is_live, files(lake, [path]), run_ids],
-        )
-    unsealed = (
-        sa.select(blocks.c.run_id, blocks.c.data)
-        .where(blocks.c.run_id.in_(run_ids))
-        .order_by(blocks.c.run_id)
-    )
-    pending: list[Block] = []
-    of_run = ""
-    for run_id, data in connection.execution_options(yield_per=16).execute(unsealed):
-        if pending and (run_id != of_run or len(pending) >= BLOCKS_AT_ONCE):
-            _insert_block(duckdb, is_live, of_run, join_blocks(pending))
-            pending = []
-        of_run = run_id
-        pending.append(decode_block(data))
-    if pending:
-        _insert_block(duckdb, is_live, of_run, join_blocks(pending))
-
-
-def _insert_block(duckdb: DuckDB, is_live: bool, run_id: str, block: Block) -> None:
-    points = {
-        "place": block.index,
-        "step": block.steps,
-        "timestamp": block.timestamps,
-        "value": block.values,
-    }
-    names: dict[str, Any] = {"place": np.arange(len(block.series), dtype=np.uint32)}
-    for place, name in enumerate(("key", *COLUMNS[5:])):
-        names[name] = np.array([series[place] for series in block.series], object)
-    duckdb.register("points", points)
-    duckdb.register("names", names)
-    duckdb.execute(
-        "INSERT INTO raw SELECT ?, ?, key, step, timestamp, value, model_id::VARCHAR, "
-        "dataset_name::VARCHAR, dataset_digest::VARCHAR FROM points JOIN names USING (place)",
-        [is_live, run_id],
-    )
-    duckdb.unregister("points")
-    duckdb.unregister("names")

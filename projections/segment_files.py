@@ -5,6 +5,7 @@ How segments are named and locked is in projections/lake.py, what is in one in d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -120,6 +121,18 @@ def _segment(
 
 def _copy_columns(cursor: DuckDB, columns: PointColumns, path: Path) -> None:
     """Writes points that are in order."""
+    with columns_query(cursor, columns) as query:
+        # The points go through the join in their order: names are what it builds its table from.
+        cursor.execute("SET disabled_optimizers = 'build_side_probe_side, join_order'")
+        try:
+            _copy(cursor, query, path)
+        finally:
+            cursor.execute("RESET disabled_optimizers")
+
+
+@contextlib.contextmanager
+def columns_query(cursor: DuckDB, columns: PointColumns) -> Iterator[str]:
+    """A query that gives points of memory as a segment's columns, within the block."""
     points = {
         "place": columns.places,
         "step": columns.steps,
@@ -134,12 +147,8 @@ def _copy_columns(cursor: DuckDB, columns: PointColumns, path: Path) -> None:
     cursor.register("names", names)
     try:
         selected = ", ".join(_SELECTED.get(name, name) for name in COLUMNS)
-        # The points go through the join in their order: names are what it builds its table from.
-        query = f"SELECT {selected} FROM points LEFT JOIN names USING (place)"
-        cursor.execute("SET disabled_optimizers = 'build_side_probe_side, join_order'")
-        _copy(cursor, query, path)
+        yield f"SELECT {selected} FROM points LEFT JOIN names USING (place)"
     finally:
-        cursor.execute("RESET disabled_optimizers")
         cursor.unregister("points")
         cursor.unregister("names")
 

@@ -35,7 +35,8 @@ from workers.progress import Progress
 from workers.rebuild import build
 from workers.sealer import Sealer, SealerSettings
 
-NEVER = 1 << 60
+SEALING = SealerSettings(batch_points=1_000_000, merge_segments=1 << 60)
+"""Files that are read once and deleted are not worth merging."""
 Echo = Callable[[str], None]
 
 
@@ -51,8 +52,7 @@ def run_verify(log: Log, live: Views, lake: Path, *, echo: Echo = click.echo) ->
         except TemporarilyUnavailable as error:
             raise MaintenanceError(f"there are no views to verify: {error.message}") from error
         made = empty_views(path, log)
-        # Files that are read once and deleted are not worth merging.
-        sealer = Sealer(made, lake, SealerSettings(merge_segments=NEVER), building=True)
+        sealer = Sealer(made, lake, SEALING, building=True)
         try:
             for _ in range(2):
                 # The second time for what came during the first, so that little is left to fold
