@@ -35,6 +35,7 @@ class Settings:
     wait_max_s: float = 10.0
     seal_points: int = 250_000
     seal_age_s: float = 600.0
+    export_age_s: float = 30.0
     sql_concurrent: int = 2
     sql_seconds: float = 60.0
     sql_rows: int = 10_000_000
@@ -240,6 +241,14 @@ SETTINGS: tuple[Setting, ...] = (
         "--seal-age",
         ("RUNFOLD_SEAL_AGE",),
         "Seconds after which unsealed points are written to a segment, few as they may be.",
+        metavar="SECONDS",
+    ),
+    Setting(
+        "export_age_s",
+        "--export-age",
+        ("RUNFOLD_EXPORT_AGE",),
+        "Seconds after which what changed of runs is in the lake's Parquet files, and what was "
+        "sealed is seen there; longer under load.",
         metavar="SECONDS",
     ),
     Setting(

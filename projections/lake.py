@@ -42,6 +42,8 @@ READER_MEMORY_MB = 256
 READER_THREADS = 2
 LOCK = ".lock-"
 SPILL = ".spill-"
+SEGMENTS = ".segments"
+"""The folder of the segments; what other engines read are links (projections/lake_published.py)."""
 WRITING = ".writing"
 """The ending of a file that is not whole yet."""
 
@@ -165,7 +167,8 @@ def _fetch(query: str, values: list[Any]) -> dict[str, npt.NDArray[Any]]:
 def segment_path(experiment_id: str, generation: str, segment_id: str) -> str:
     """Where a segment lies in the lake."""
     return (
-        f"experiment_id={quote(experiment_id, safe='')}/metrics/{generation}-{segment_id}.parquet"
+        f"{SEGMENTS}/experiment_id={quote(experiment_id, safe='')}/metrics/"
+        f"{generation}-{segment_id}.parquet"
     )
 
 
@@ -222,7 +225,7 @@ class Found:
 
 def found_files(lake: Path) -> Iterator[Found]:
     """Every segment file in the lake, also those that are not whole."""
-    for file in lake.glob("experiment_id=*/metrics/*"):
+    for file in lake.glob(f"{SEGMENTS}/experiment_id=*/metrics/*"):
         named = _SEGMENT_NAME.fullmatch(file.name)
         if named is not None:
             yield Found(str(file.relative_to(lake)), named[1])

@@ -73,10 +73,25 @@ class Step:
 class Writer:
     """Writes the files of one generation of the views."""
 
-    def __init__(self, cursor: DuckDB, lake: Path, generation: str) -> None:
-        self.cursor = cursor
+    def __init__(self, opened: Callable[[], DuckDB], lake: Path, generation: str) -> None:
+        """`opened` gives DuckDB when it is first needed: most rounds have nothing to write."""
+        self._opened = opened
+        self._cursor: DuckDB | None = None
         self.lake = lake
         self._generation = generation
+
+    @property
+    def cursor(self) -> DuckDB:
+        """DuckDB for this round."""
+        if self._cursor is None:
+            self._cursor = self._opened()
+        return self._cursor
+
+    def close(self) -> None:
+        """Gives back what it holds open."""
+        if self._cursor is not None:
+            self._cursor.close()
+            self._cursor = None
 
     def write(self, experiment_id: str, name: str, part: str, fill: Callable[[Path], None]) -> File:
         """A whole, durable file that `fill` has written."""
@@ -344,3 +359,9 @@ def read_ranges(cursor: DuckDB, lake: Path, path: str) -> list[tuple[object, ...
         " FROM read_parquet(?, hive_partitioning = false) GROUP BY run_id",
         [files(lake, [path])],
     ).fetchall()
+
+
+def export_lag_ms(connection: sa.Connection, now_ms: int) -> int | None:
+    """How long ago a round of exports began that was finished; None where there was none."""
+    exported_ms = get_state(connection, "exported_ms")
+    return None if not exported_ms else max(0, now_ms - exported_ms)

@@ -219,7 +219,9 @@ def test_sealing_is_not_seen(tmp_path: Path, start_runfold: Callable[..., Server
     lake = tmp_path / "home" / "lake"
     logged = 0
     until = time.monotonic() + 60
-    while not (sealed := sorted(lake.glob("experiment_id=*/metrics/*"))) or logged < 4_000:
+    while (
+        not (sealed := sorted(lake.glob(".segments/experiment_id=*/metrics/*"))) or logged < 4_000
+    ):
         assert time.monotonic() < until, "the worker has sealed nothing"
         api.log([(step / 7, step, step) for step in range(logged, logged + 100)])
         logged += 100
@@ -240,7 +242,7 @@ def test_a_missing_segment_is_503(tmp_path: Path, start_runfold: Callable[..., S
     api.log([(1, 1, 1)])
     lake = tmp_path / "home" / "lake"
     until = time.monotonic() + 60
-    while not list(lake.glob("experiment_id=*/metrics/*.parquet")):
+    while not list(lake.glob(".segments/experiment_id=*/metrics/*.parquet")):
         assert time.monotonic() < until, "the worker has sealed nothing"
         time.sleep(0.05)
     asked = {"run_id": api.run_id, "metric_key": "loss"}
@@ -249,7 +251,7 @@ def test_a_missing_segment_is_503(tmp_path: Path, start_runfold: Callable[..., S
         # writes another one later.
         assert time.monotonic() < until
         time.sleep(1)
-        for file in lake.glob("experiment_id=*/metrics/*.parquet"):
+        for file in lake.glob(".segments/experiment_id=*/metrics/*.parquet"):
             file.unlink()
     assert answer.status == 503
     assert b"rebuild" in answer.body

@@ -410,7 +410,7 @@ def test_a_merge_spills_what_does_not_fit_its_memory(case: LakeCase, tmp_path: P
 
 def test_only_segments_are_swept(case: LakeCase) -> None:
     """A file that somebody put into the lake under another name is left alone."""
-    folder = case.lake / "experiment_id=1" / "metrics"
+    folder = case.lake / ".segments" / "experiment_id=1" / "metrics"
     folder.mkdir(parents=True)
     (folder / "mine.parquet").write_bytes(b"x")
     (folder / f"01234567-{'0' * 36}.parquet.writing").write_bytes(b"x")

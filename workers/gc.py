@@ -34,6 +34,7 @@ from projections.lake import generation_lock
 from projections.purges import Choice, Chosen, choose, purged_subjects, refusal_at
 from projections.scrubbing import kept_data
 from projections.segments import generation_of
+from workers.exporter import Exporter, ExporterSettings
 from workers.logs import configure_logs
 from workers.maintenance import (
     LOG_LEVEL,
@@ -177,6 +178,8 @@ def _clean(stores: Gc, report: Report) -> None:
     if due:
         _delete_artifacts(stores, due, report)
         _clean_segments(stores)
+        exporting = ExporterSettings(retired_s=0.0)
+        Exporter(stores.views, stores.log, stores.lake, exporting).remove_purged()
         _clean_views(stores)
     due = [subject for subject in due if subject not in report.unfinished]
     progress = Progress("scrubbing the log", len(due), "subjects")

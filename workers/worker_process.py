@@ -1,4 +1,4 @@
-"""The worker process: the projector in the main thread, the sealer beside it."""
+"""The worker process: the projector in the main thread, sealer and exporter beside it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import structlog
 from events.log import LogError
 from events.settings import Settings
 from events.wake import wake
+from workers.exporter import Exporter, ExporterSettings
 from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
@@ -73,11 +74,18 @@ def _work(
     projector = Projector(stores.log, stores.views, wake(notify_fd))
     sealing = SealerSettings(seal_points=settings.seal_points, seal_age_s=settings.seal_age_s)
     sealer = Sealer(stores.views, settings.lake_path, sealing)
-    beside = threading.Thread(target=sealer.run, args=(stop,), name="sealer")
-    beside.start()
+    exporting = ExporterSettings(export_age_s=settings.export_age_s)
+    exporter = Exporter(stores.views, stores.log, settings.lake_path, exporting)
+    beside = [
+        threading.Thread(target=sealer.run, args=(stop,), name="sealer"),
+        threading.Thread(target=exporter.run, args=(stop,), name="exporter"),
+    ]
+    for thread in beside:
+        thread.start()
     try:
         projector.run(stop, wake_fd)
     finally:
         stop.set()
         sealer.interrupt()
-        beside.join()
+        for thread in beside:
+            thread.join()

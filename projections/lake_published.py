@@ -1,0 +1,146 @@
+"""What other engines see of the lake: `experiment_id=…/<table>/*.parquet`, and `open.sql`.
+
+The files that count are linked there. A new file is added by its link alone. Where a file takes
+another's place, a new folder with all the links is made, and the table's name, a symbolic link, is
+turned to it at one instant: who lists the folder sees the one or the other, never both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from projections.lake_exports import folder_of
+from projections.sql_points import COLUMNS_SQL
+from projections.sql_rows import quoted
+from projections.sql_tables import TABLES, SqlTable
+
+OPEN_SQL = "open.sql"
+Folders = dict[tuple[str, str], dict[str, str]]
+"""For each experiment's folder and table the files in it, by name: their paths in the lake."""
+
+
+def wanted_folders(connection: sa.Connection) -> Folders:
+    """What the views say is to be seen."""
+    found: Folders = {}
+    for experiment_id, name, path in connection.exec_driver_sql(
+        "SELECT experiment_id, name, path FROM export_files UNION ALL"
+        " SELECT experiment_id, 'metrics', path FROM segments"
+    ):
+        files = found.setdefault((folder_of(experiment_id), name), {})
+        files[path.rpartition("/")[2]] = path
+    return found
+
+
+class Published:
+    """The folders that others read, kept as the views say."""
+
+    def __init__(self, lake: Path) -> None:
+        self._lake = lake
+        self._done: dict[tuple[str, str], frozenset[str]] | None = None
+        self._opened = ""
+
+    def sync(self, wanted: Folders, grace_s: float) -> None:
+        """Makes the folders hold these files and no others. Folders that others took the place
+        of stay for `grace_s`, for who was just listing them."""
+        if self._done is None:
+            # An earlier layout had folders where links are now.
+            self._remove_replaced(grace_s)
+            self._done = _found(self._lake)
+        done = self._done
+        for place in sorted({*done, *wanted}):
+            files = wanted.get(place, {})
+            if done.get(place) != frozenset(files):
+                self._sync_one(place, files)
+        self._done = {place: frozenset(files) for place, files in wanted.items()}
+        self._remove_replaced(grace_s)
+        self._write_open_sql({name for _, name in wanted})
+
+    def _sync_one(self, place: tuple[str, str], files: Mapping[str, str]) -> None:
+        experiment, name = place
+        link = self._lake / experiment / name
+        current = {file.name for file in link.iterdir()} if link.is_dir() else None
+        if not files:
+            link.unlink(missing_ok=True)
+        elif current is not None and current < files.keys():
+            for file in sorted(files.keys() - current):
+                (link / file).hardlink_to(self._lake / files[file])
+        elif current is None or current != files.keys():
+            folder = link.with_name(f".{name}-{secrets.token_hex(4)}")
+            folder.mkdir(parents=True)
+            for file, path in files.items():
+                (folder / file).hardlink_to(self._lake / path)
+            new = link.with_name(f".{name}-{secrets.token_hex(4)}.link")
+            new.symlink_to(folder.name)
+            new.replace(link)
+
+    def _remove_replaced(self, grace_s: float) -> None:
+        for experiment in self._lake.glob("experiment_id=*"):
+            used = {link.readlink().name for link in experiment.iterdir() if link.is_symlink()}
+            for folder in experiment.iterdir():
+                if folder.is_symlink() or folder.name in used:
+                    continue
+                # It was touched last when it was made or added to, so a fresh mark is set first.
+                marked = folder.with_name(folder.name + ".gone")
+                if not folder.name.endswith(".gone"):
+                    folder.rename(marked)
+                    os.utime(marked)
+                    folder = marked
+                if grace_s <= 0 or time.time() - folder.stat().st_mtime >= grace_s:
+                    shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                experiment.rmdir()
+
+    def _write_open_sql(self, names: set[str]) -> None:
+        text = open_sql(self._lake, names)
+        if text == self._opened:
+            return
+        new = self._lake / f".{OPEN_SQL}-{secrets.token_hex(4)}"
+        new.write_text(text, "utf-8")
+        new.replace(self._lake / OPEN_SQL)
+        self._opened = text
+
+
+def _found(lake: Path) -> dict[tuple[str, str], frozenset[str]]:
+    """The folders that an earlier process has left."""
+    return {place: frozenset(names) for place, names in _listed(lake)}
+
+
+def _listed(lake: Path) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    for experiment in lake.glob("experiment_id=*"):
+        for link in experiment.iterdir():
+            if link.is_symlink():
+                yield (experiment.name, link.name), [file.name for file in link.iterdir()]
+
+
+def open_sql(lake: Path, names: set[str]) -> str:
+    """The statements that make the tables in plain DuckDB; of tables that have files by now."""
+    lines = [
+        "-- The tables of a Runfold lake for DuckDB: `.read open.sql`, or execute it whole.",
+        "-- Where the lake lies elsewhere: SET VARIABLE runfold_lake = '/path/to/lake'; first.",
+        "SET VARIABLE runfold_lake = coalesce(getvariable('runfold_lake'),"
+        f" {quoted(str(lake.resolve()))});",
+    ]
+    lines += [_open(table, has_files=table.name in names) for table in TABLES]
+    return "\n".join(lines) + "\n"
+
+
+def _open(table: SqlTable, *, has_files: bool) -> str:
+    view = f"CREATE OR REPLACE VIEW {table.name} AS SELECT "
+    if not has_files:
+        columns = ", ".join(f"NULL::{column.type} AS {column.name}" for column in table.columns)
+        return f"{view}{columns} WHERE false;"
+    columns = COLUMNS_SQL if table.name == "metrics" else ", ".join(table.column_names())
+    return (
+        f"{view}{columns} FROM read_parquet(getvariable('runfold_lake') ||"
+        f" '/experiment_id=*/{quote(table.name)}/*.parquet', hive_partitioning = true,"
+        " hive_types = {'experiment_id': VARCHAR});"
+    )

@@ -1,0 +1,246 @@
+"""The exporter: keeps the lake's Parquet files of runs, and what other engines see of the lake.
+
+It works in rounds, under the lock of the views' generation that the sealer has too. What changed
+since the last round is written anew, a part of an experiment at a time; each part is a file first
+and then one transaction. A crash between the two leaves a file that no table names, and the next
+start deletes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+
+from events.errors import TemporarilyUnavailable
+from events.log import Log
+from projections.lake import DuckDB, generation_lock, open_duckdb, remove_file
+from projections.lake_exports import (
+    EVENT_FILES_MAX,
+    STORE,
+    Step,
+    Writer,
+    add_ranges,
+    commit,
+    due_experiments,
+    due_parts,
+    event_files,
+    export_experiment,
+    export_part,
+    get_state,
+    known_exports,
+    next_unranged,
+    put_state,
+    read_ranges,
+    rewrite_events,
+)
+from projections.lake_published import Published, wanted_folders
+from projections.segments import ViewsDatabase, create_generation, generation_of, make_durable
+from projections.sql_events import event_columns, read_events
+
+logger = structlog.get_logger(__name__)
+
+READ_EVENTS = 5_000
+
+
+@dataclass(frozen=True)
+class ExporterSettings:
+    """When to export, and how much of the machine that may take."""
+
+    export_age_s: float = 30.0
+    """What changed is in the lake after about so long."""
+    share: float = 0.1
+    """At most this share of the time is spent on it."""
+    retired_s: float = 60.0
+    """A replaced file is kept so long for snapshots that are just being taken."""
+    sweep_s: float = 600.0
+    memory_mb: int = 120
+
+
+class _Changed(Exception):
+    """Other views took the place of those that were read; what was written is not used."""
+
+
+class Exporter:
+    """Exports one views database into its lake."""
+
+    def __init__(
+        self,
+        views: ViewsDatabase,
+        log: Log,
+        lake: Path,
+        settings: ExporterSettings | None = None,
+    ) -> None:
+        self._views = views
+        self._log = log
+        self._lake = lake
+        self._settings = settings or ExporterSettings()
+        self._published = Published(lake)
+        self._sweep_at = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Works in rounds until told to stop."""
+        wait_s = min(1.0, self._settings.export_age_s)
+        while not stop.wait(wait_s):
+            started = time.monotonic()
+            try:
+                self.round(stop)
+            except (TemporarilyUnavailable, _Changed):
+                wait_s = min(1.0, self._settings.export_age_s)
+                continue
+            except Exception:
+                if stop.is_set():
+                    break
+                logger.exception("exporting failed; trying again")
+            spent_s = time.monotonic() - started
+            wait_s = max(self._settings.export_age_s, spent_s / self._settings.share)
+
+    def round(self, stop: threading.Event | None = None, *, wait: bool = False) -> bool:
+        """Exports all that changed; False where another process works on the lake just now."""
+        stop = stop or threading.Event()
+        with self._writing(wait) as (writer, generation):
+            if writer is None:
+                return False
+            started_ms = time.time_ns() // 1_000_000
+            if time.monotonic() >= self._sweep_at:
+                self._sweep()
+                self._sweep_at = time.monotonic() + self._settings.sweep_s
+            for step in self._steps(writer):
+                self._commit(generation, step)
+                if stop.is_set():
+                    return True
+            self._range_segments(writer, generation)
+            with self._views.read() as connection:
+                wanted = wanted_folders(connection)
+            self._published.sync(wanted, self._settings.retired_s)
+            self._delete_retired()
+            with self._transaction(generation) as connection:
+                put_state(connection, "exported_ms", started_ms)
+        return True
+
+    def remove_purged(self) -> None:
+        """Leaves no file with anything of what was purged. The views must have folded the purge;
+        with `retired_s` of 0 nothing old is left either."""
+        self.round(wait=True)
+
+    @contextlib.contextmanager
+    def _writing(self, wait: bool) -> Iterator[tuple[Writer | None, str]]:
+        """What writes files of the generation of the views as they are now, locked."""
+        with self._views.read() as connection:
+            generation = generation_of(connection)
+        if generation is None:
+            with self._views.write() as connection:
+                generation = create_generation(connection)
+        with generation_lock(self._lake, generation, wait=wait) as held:
+            if not held:
+                yield None, generation
+                return
+            writer = Writer(self._open_duckdb, self._lake, generation)
+            with contextlib.closing(writer):
+                yield writer, generation
+
+    def _open_duckdb(self) -> DuckDB:
+        return open_duckdb(memory_mb=self._settings.memory_mb, threads=1, temp=None)
+
+    @contextlib.contextmanager
+    def _transaction(self, generation: str) -> Iterator[sa.Connection]:
+        with self._views.write() as connection:
+            if generation_of(connection) != generation:
+                raise _Changed("other views took the place of these")
+            yield connection
+
+    def _commit(self, generation: str, step: Step) -> None:
+        try:
+            with self._transaction(generation) as connection:
+                commit(connection, step, time.time_ns() // 1_000_000)
+        except BaseException:
+            for file in step.files:
+                if file.path is not None:
+                    remove_file(self._lake, file.path)
+            raise
+
+    def _steps(self, writer: Writer) -> Iterator[Step]:
+        """Everything that is due, each written and not yet part of the views."""
+        # Read first: what is marked of an experiment as a whole is in the parts planned then.
+        with self._views.read() as connection:
+            marked = due_experiments(connection)
+        while True:
+            with self._views.read() as connection:
+                parts = due_parts(connection)
+            for part in parts:
+                with self._views.read() as connection:
+                    step = export_part(connection, writer, part)
+                yield step
+            if not any(part.marks for part in parts):
+                break
+        for experiment_id, kinds, changes in marked:
+            with self._views.read() as connection:
+                written = export_experiment(connection, writer, experiment_id, kinds)
+            yield Step(files=written, experiment=(experiment_id, changes))
+        yield from self._event_steps(writer)
+
+    def _event_steps(self, writer: Writer) -> Iterator[Step]:
+        seen: set[str] = set()
+        while True:
+            with self._views.read() as connection:
+                after = get_state(connection, "events")
+                found, reached = read_events(connection, self._log, after, READ_EVENTS)
+            if reached == after:
+                break
+            step = Step(events=reached)
+            for experiment_id, rows in found.items():
+                # Parts are in the order of their positions.
+                part = f"{reached:020}"
+                raw = event_columns(rows)
+                step.files.append(writer.rows(experiment_id, "events", part, raw))
+            seen.update(found)
+            yield step
+        for experiment_id in sorted(seen):
+            with self._views.read() as connection:
+                if len(event_files(connection, experiment_id)) < EVENT_FILES_MAX:
+                    continue
+                step = Step(files=rewrite_events(connection, writer, experiment_id))
+            yield step
+
+    def _range_segments(self, writer: Writer, generation: str) -> None:
+        while True:
+            with self._views.read() as connection:
+                found = next_unranged(connection)
+            if found is None:
+                return
+            segment_id, path = found
+            rows = read_ranges(writer.cursor, self._lake, path)
+            with self._transaction(generation) as connection:
+                add_ranges(connection, segment_id, rows)
+
+    def _delete_retired(self) -> None:
+        due_ms = time.time_ns() // 1_000_000 - round(self._settings.retired_s * 1000)
+        with self._views.read() as connection:
+            paths = list(
+                connection.exec_driver_sql(
+                    "SELECT path FROM retired_exports WHERE retired_ms <= ?", (due_ms,)
+                ).scalars()
+            )
+            if not paths:
+                return
+            make_durable(connection)
+        for path in paths:
+            remove_file(self._lake, path)
+        with self._views.write() as connection:
+            for path in paths:
+                connection.exec_driver_sql("DELETE FROM retired_exports WHERE path = ?", (path,))
+
+    def _sweep(self) -> None:
+        """Deletes the files that a crash, or views that are gone, have left."""
+        with self._views.read() as connection:
+            known = known_exports(connection)
+        for file in (self._lake / STORE).glob("*/*/*"):
+            path = str(file.relative_to(self._lake))
+            if path not in known:
+                remove_file(self._lake, path)
