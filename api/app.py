@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,6 +34,7 @@ from api.errors import (
     answer_routing_error,
     answer_runfold_error,
 )
+from api.express import Express
 from api.query_slots import query_slots
 from api.security import Security
 from api.services import Gate, Reader, Services, Writer, eventual
@@ -46,6 +48,8 @@ from projections.database import Views
 
 API = "/api/"
 AJAX = "/ajax-api/"
+REFUSAL = "runfold.refusal"
+"""In a scope: what a request on the short way (api/express.py) could not be done for."""
 CONSISTENCY_HEADER = b"runfold-consistency"
 
 
@@ -145,6 +149,8 @@ class Dispatch:
         scope["app"] = self._app
         request = Request(scope, receive)
         try:
+            if REFUSAL in scope:
+                raise scope[REFUSAL]
             response = await endpoint(request)
         except RunfoldError as error:
             response = await answer_runfold_error(request, error)
@@ -156,22 +162,31 @@ class Dispatch:
 
 
 def create_app(wiring: Wiring) -> ASGIApp:
-    """The application over opened stores; it closes the writer and reader when it ends."""
+    """The application over opened stores; it closes the writer and reader when it ends.
+
+    Its lifespan's state has the short way under `express`, for the server that offers one.
+    """
     settings = wiring.settings
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         async with running_services(wiring) as services, query_slots(settings) as slots:
             app.state.services = services
             app.state.query_slots = slots
-            yield
+            if settings.artifacts_only:
+                yield {}
+            else:
+                yield {"express": Express(services, security, settings.static_prefix)}
 
     routes = all_routes(settings)
     rest = Starlette(routes=routes, lifespan=lifespan, exception_handlers=EXCEPTION_HANDLERS)
     rest.router.redirect_slashes = False
-    app: ASGIApp = UnexpectedErrors(Consistency(Dispatch(rest, routes)))
-    if settings.disable_security_middleware:
-        return app
+    app = UnexpectedErrors(Consistency(Dispatch(rest, routes)))
+    security = None if settings.disable_security_middleware else _secured(app, settings)
+    return security or app
+
+
+def _secured(app: ASGIApp, settings: Settings) -> Security:
     return Security(
         app,
         allowed_hosts=settings.allowed_hosts,

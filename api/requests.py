@@ -87,12 +87,16 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
 
 def decode_body(body: bytes, to: type[Decoded]) -> Decoded:
     """The JSON body as `to`, by the fast path where that can be trusted."""
-    if b"\\" not in body:
-        quick = _quick_decoder(to)
-        found: Decoded | None = None if quick is None else quick(body)
-        if found is not None:
-            return found
-    return decode_body_exactly(body, to)
+    found = decode_body_quickly(body, to)
+    return decode_body_exactly(body, to) if found is None else found
+
+
+def decode_body_quickly(body: bytes, to: type[Decoded]) -> Decoded | None:
+    """The JSON body as `to` by the fast path, None where that can't be trusted."""
+    if b"\\" in body:
+        return None
+    quick = _quick_decoder(to)
+    return None if quick is None else quick(body)
 
 
 def decode_body_exactly(body: bytes, to: type[Decoded]) -> Decoded:

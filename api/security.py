@@ -91,6 +91,10 @@ class Security:
 
         await (answer or self.app)(scope, receive, send_with_headers)
 
+    def has_admitted(self, host: bytes) -> bool:
+        """Whether a request to this name, and no other, is sure to be let in."""
+        return not self.checks_hosts or self.hosts_seen.get(host, False)
+
     def _refuse_host(self, hosts: list[bytes]) -> Response | None:
         # Two Host headers are a trick to make two parties see two names.
         if len(hosts) == 1:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import struct
 import threading
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ Indexes = npt.NDArray[np.uint32]
 
 _PLAIN, _ZSTD = b"\x00", b"\x01"
 _PREFIX = struct.Struct("<II")
+_ONE_POINT = struct.Struct("<Hqqd")
 _COMPRESS_FROM_BYTES = 160
 """Below this a zstd frame costs more than it saves."""
 _BODY_BYTES_MAX = 1 << 30
@@ -113,6 +116,40 @@ def encode_block(block: Block) -> bytes:
             _transpose(block.values),
         )
     )
+    return _stored(body)
+
+
+def encode_columns(
+    keys: Sequence[str],
+    index: Sequence[int],
+    steps: Sequence[int],
+    timestamps: Sequence[int],
+    values: Sequence[float],
+) -> bytes:
+    """What `encode_block` gives for points of metrics on no model or dataset, from plain lists.
+
+    `index` says for each point the place of its key. The numbers must fit: int64, and at most
+    65,536 keys.
+    """
+    count = len(values)
+    header = _header_encoder.encode([(key,) for key in keys])
+    if count == 1:
+        # One point's columns are its numbers, one after the other.
+        columns = _ONE_POINT.pack(index[0], steps[0], timestamps[0], values[0])
+        return b"".join((_PLAIN, _PREFIX.pack(1, len(header)), header, columns))
+    wide = b"".join((array("q", steps), array("q", timestamps), array("d", values)))
+    body = b"".join(
+        (
+            _PREFIX.pack(count, len(header)),
+            header,
+            _transpose(np.frombuffer(array("H", index), "<u2")),
+            np.frombuffer(wide, np.uint8).reshape(3, count, 8).transpose(0, 2, 1).tobytes(),
+        )
+    )
+    return _stored(body)
+
+
+def _stored(body: bytes) -> bytes:
     if len(body) < _COMPRESS_FROM_BYTES:
         return _PLAIN + body
     return _ZSTD + _zstd.compressor.compress(body)

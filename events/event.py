@@ -87,9 +87,19 @@ class EventType(Generic[Payload]):
         origin: str | None = None,
     ) -> NewEvent:
         """The event with this data, ready to be appended."""
-        return NewEvent(
-            self.lane, self.name, self.version, subject, time, self.encode(payload), actor, origin
-        )
+        return self.holding(subject, self.encode(payload), time=time, actor=actor, origin=origin)
+
+    def holding(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        time: int,
+        actor: str | None = None,
+        origin: str | None = None,
+    ) -> NewEvent:
+        """The event with data that is encoded already."""
+        return NewEvent(self.lane, self.name, self.version, subject, time, data, actor, origin)
 
     def decode(self, data: bytes) -> Payload:
         """The data of a stored event of this type and version.

@@ -106,6 +106,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "answers",
         "app",
         "errors",
+        "express",
         "foresight",
         "limits",
         "names",
@@ -146,7 +147,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "starlette": ("api/*",),
     "structlog": ("events/group_commit.py", "api/*", "workers/*"),
     "uuid_utils": ("api/names.py", "projections/segment_files.py"),
-    "uvicorn": ("workers/api_process.py",),
+    "uvicorn": ("workers/api_process.py", "workers/http_protocol.py"),
     "zstandard": ("events/codec.py",),
 }
 

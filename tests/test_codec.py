@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.codec import Block, Series, decode_block, encode_block, join_blocks, make_block
+from events.codec import (
+    Block,
+    Series,
+    decode_block,
+    encode_block,
+    encode_columns,
+    join_blocks,
+    make_block,
+)
 
 INT64 = st.sampled_from([-(2**63), -1, 0, 2**63 - 1]) | st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(max_size=12)
@@ -166,3 +174,16 @@ def test_damaged_bytes_never_do_worse(noise: bytes, place: int) -> None:
         except ValueError:
             continue
         assert len(block.steps) == len(block.values) == len(block)
+
+
+@settings(deadline=None)
+@given(POINTS)
+def test_columns_are_encoded_as_their_block_is(
+    points: list[tuple[Series, int, int, float]],
+) -> None:
+    """The short way to the stored bytes gives the bytes of the long one."""
+    block = make_block([(Series(one.key), step, time, value) for one, step, time, value in points])
+    keys = [series.key for series in block.series]
+    columns = (block.index, block.steps, block.timestamps, block.values)
+    stored = encode_columns(keys, *(column.tolist() for column in columns))
+    assert stored == encode_block(block)

@@ -14,6 +14,7 @@ import uvicorn
 from api.app import Wiring, create_app
 from events.log import LogError
 from events.settings import Settings
+from workers.http_protocol import ExpressProtocol
 from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
@@ -50,7 +51,7 @@ def api_command(
                 uvicorn.Config(
                     app,
                     loop="uvloop",
-                    http="httptools",
+                    http=ExpressProtocol,
                     ws="none",
                     lifespan="on",
                     access_log=False,
