@@ -130,7 +130,8 @@ async def health(request: Request) -> Response:
         # Nothing is folded here, so no lane can be behind.
         return json_answer({"status": "ok", "lanes": {}})
     found = await run_in_threadpool(services.health)
-    return json_answer({**found, "sql": request.app.state.query_slots.health()})
+    slots = getattr(request.app.state, "query_slots", None)
+    return json_answer(found if slots is None else {**found, "sql": slots.health()})
 
 
 async def mlflow_version(_request: Request) -> Response:

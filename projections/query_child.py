@@ -50,6 +50,7 @@ FLUSH_BYTES = 256 * 1024
 """An answer up to this size is kept back until it is whole, so that its error is one."""
 BATCH_ROWS = 2_048
 ARROW_ROWS = 122_880
+MESSAGE_MAX = 8_000
 EXPRESSION_DEPTH_MAX = 250
 OUTPUT = "/proc/self/fd/1"
 
@@ -309,22 +310,29 @@ def _require(rows: int, rows_max: int) -> None:
 def run(connection: DuckDB, job: dict[str, Any], output: Output) -> None:
     """Runs the job and tells how it went."""
     folder = Path.cwd()
-    hide = f"{folder}/"
-    statement = str(job["statement"])
+
+    def hidden(message: str) -> str:
+        return message.replace(f"{folder}/", "").replace(f"{job['folder']}/", "")
+
     try:
         lock(connection, folder, to_output=job["format"] == "parquet")
         for declaration in job["declarations"]:
             # With names relative to the folder no plan and no error says where it lies.
-            connection.execute(declaration.replace(hide, ""))
-        _run(connection, statement, job, output)
+            connection.execute(hidden(declaration))
+    except duckdb.Error as error:
+        output.tell(failed="fault", message=f"the tables can't be made: {error}")
+        return
+    try:
+        _run(connection, str(job["statement"]), job, output)
     except StatementError as error:
-        output.tell(failed="statement", message=error.message, line=error.line, column=error.column)
+        message = hidden(error.message)
+        output.tell(failed="statement", message=message, line=error.line, column=error.column)
     except (LimitReached, MemoryError, duckdb.OutOfMemoryException) as error:
-        output.tell(failed="limit", message=str(error).replace(hide, "") or "out of memory")
+        message = str(error).split("\n\n")[0] or "Out of Memory Error"
+        output.tell(failed="limit", message=message)
 
 
 def _run(connection: DuckDB, text: str, job: dict[str, Any], output: Output) -> None:
-    hide = f"{Path.cwd()}/"
     lines_before = 0
     try:
         statement = checked(connection, text)
@@ -334,10 +342,10 @@ def _run(connection: DuckDB, text: str, job: dict[str, Any], output: Output) -> 
     except duckdb.OutOfMemoryException:
         raise
     except _Placed as error:
-        raise located(str(error).replace(hide, "")[:8_000], text, 1) from error
+        raise located(str(error)[:MESSAGE_MAX], text, 1) from error
     except (duckdb.Error, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        message = str(error).split("\n\nStack Trace")[0].replace(hide, "")
-        raise located(message[:8_000], text, lines_before) from error
+        message = str(error).split("\n\nStack Trace")[0]
+        raise located(message[:MESSAGE_MAX], text, lines_before) from error
     output.flush()
     output.tell(done=True, rows=rows, truncated=truncated)
 
@@ -362,7 +370,10 @@ def main(arguments: Sequence[str]) -> None:
         data = given.read()
     if data:
         output.tell(taken=True)
-        run(connection, json.loads(data), output)
+        try:
+            run(connection, json.loads(data), output)
+        except Exception as error:
+            output.tell(failed="fault", message=f"{type(error).__name__}: {error}"[:MESSAGE_MAX])
     # DuckDB would tidy up what ends anyway.
     os._exit(0)
 

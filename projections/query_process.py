@@ -55,6 +55,10 @@ class QueryFailed(Exception):
         self.column = column
 
 
+class QueryFault(Exception):
+    """A query could not be run for no fault of who asked: a bug, or a folder that is not whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
     """What one query may use."""
@@ -83,7 +87,7 @@ class Child:
     def __init__(self, folders: Path, limits: QueryLimits, idle_s: float = IDLE_S) -> None:
         self.limits = limits
         self._idle_until = time.monotonic() + idle_s / 2
-        self.folder = folders / str(uuid.uuid4())
+        self.folder = folders.absolute() / str(uuid.uuid4())
         self.folder.mkdir(parents=True, mode=0o700)
         # Says, also to other processes, that the folder is in use; the system takes it back.
         self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -247,6 +251,7 @@ class RunningQuery:
         data = json.dumps(
             {
                 "statement": job.statement,
+                "folder": str(self._child.folder),
                 "declarations": list(self._declarations),
                 "parameters": job.parameters,
                 "format": job.format,
@@ -323,8 +328,10 @@ class RunningQuery:
         for line in lines:
             self._told.update(json.loads(line))
 
-    def _ended(self) -> QueryFailed:
+    def _ended(self) -> Exception:
         code = self._child.process.wait()
+        if code >= 0:
+            return QueryFault(f"the query's process ended with {code}")
         if -code == signal.SIGXCPU or (-code == signal.SIGKILL and self._left_s <= 0):
             return self._too_long()
         # Killed by the limit on processor time, which says SIGKILL where soft and hard are one.
@@ -337,6 +344,8 @@ class RunningQuery:
 
     def _check(self) -> None:
         told = self._told
+        if told.get("failed") == "fault":
+            raise QueryFault(told["message"])
         if "failed" in told:
             raise QueryFailed(
                 told["message"],

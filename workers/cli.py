@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rebuild": ("workers.rebuild", "rebuild_command"),
     "verify": ("workers.verify", "verify_command"),
     "events": ("workers.events_command", "events_command"),
+    "sql": ("workers.sql_command", "sql_command"),
 }
 """Each command's module and name. The supervisor of a server must not load what they need."""
 

@@ -41,6 +41,12 @@ def storage_options(command: Command) -> Command:
     return _with([setting for setting in SETTINGS if setting.storage], command)
 
 
+def query_options(command: Command) -> Command:
+    """Adds the options that bound a SQL query."""
+    fields = ("sql_seconds", "sql_rows", "sql_memory_mb", "sql_threads")
+    return _with([setting for setting in SETTINGS if setting.field in fields], command)
+
+
 def server_options(command: Command) -> Command:
     """Adds every option of the server."""
     return _with(list(SETTINGS), command)
