@@ -37,6 +37,7 @@ from projections.lifecycle import (
     not_deleted,
     unknown_experiment,
 )
+from projections.owned import owned_rows
 from projections.page_tokens import Position
 from projections.schema import metadata
 from projections.search import Searchable, Values, in_view, search
@@ -209,14 +210,17 @@ def fold_scrubbed_renamed(state: State, event: Event, kept: dict[str, str]) -> N
     _rename(state, event, "", kept["name_sha256"])
 
 
+_NAMES = [column.name for column in experiments.columns]
+_ROWS = sa.select(*experiments.columns)
+_TAGS = sa.select(*experiment_tags.columns).order_by(*experiment_tags.primary_key.columns)
+
+
 def get_experiment(connection: sa.Connection, experiment_id: str) -> Row:
     """The experiment's row with `tags`, in any stage. Raises ResourceDoesNotExist."""
-    found = connection.execute(
-        sa.select(experiments).where(experiments.c.experiment_id == experiment_id)
-    ).first()
+    found = next(owned_rows(connection, _ROWS, experiments.c.experiment_id, [experiment_id]), None)
     if found is None:
         raise unknown_experiment(experiment_id)
-    return _with_tags(connection, [dict(found._mapping)])[0]
+    return _with_tags(connection, [dict(zip(_NAMES, found, strict=True))])[0]
 
 
 def get_experiment_by_name(connection: sa.Connection, name: str) -> Row:
@@ -239,10 +243,8 @@ def name_holder(connection: sa.Connection, name: str) -> str | None:
 
 def _with_tags(connection: sa.Connection, rows: list[Row]) -> list[Row]:
     by_id: dict[str, dict[str, str]] = {row["experiment_id"]: {} for row in rows}
-    found = connection.execute(
-        sa.select(experiment_tags).where(experiment_tags.c.experiment_id.in_(list(by_id)))
-    )
-    for experiment_id, key, value in found:
+    owner = experiment_tags.c.experiment_id
+    for experiment_id, key, value in owned_rows(connection, _TAGS, owner, list(by_id)):
         by_id[experiment_id][key] = value
     return [{**row, "tags": by_id[row["experiment_id"]]} for row in rows]
 

@@ -61,8 +61,8 @@ PARAMETERS_MAX = 1_000
 """A list of more values goes to SQLite as one parameter: a statement takes a limited number of
 them (250,000), and a client may name as many experiments as its request can hold."""
 
-FORMS_MAX = 256
-"""Searches differ in their values more than in their form. A form's statements take about 20 kB."""
+FORMS_MAX = 128
+"""Searches differ in their values more than in their form. One with two clauses takes 56 kB."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ COUNTED_MAX = 2_000
 CLAUSES_COUNTED_MAX = 8
 """A filter with more clauses is rare, and one of the first is good enough to start from."""
 
-WALKED_MAX = 500
+WALKED_MAX = 200
 """So many of a metric's rows are tried, to see how many of them a search would find."""
 
 WALK_ROWS_MAX = 20_000

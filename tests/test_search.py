@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -276,3 +277,30 @@ def test_a_walk_goes_on_with_the_rows_that_have_no_number(many: sa.Connection) -
         put_run(many, Run(run_id, metrics={"m": NAN} if run_id == "x2" else {}))
     found = find_runs(many, ["1"], "", "ALL", ["metrics.m"], 400)
     assert found == [f"r{number:04}" for number in range(10, 3000)] + ["x2", "x1"]
+
+
+@pytest.mark.parametrize("plan", [(2000, 500), (0, 1), (5000, 3000)])
+def test_what_lies_beside_a_run_is_looked_up_by_the_run(
+    many: sa.Connection, plan: tuple[int, int]
+) -> None:
+    """Where a search stands at a run, or at a row that may lead to one, it goes to the other tables
+    by the run's id: by a value it would read all runs that have it, once for each."""
+    statements: list[str] = []
+    driver: Any = many.connection.driver_connection
+    driver.set_trace_callback(statements.append)
+    with planned(plan):
+        for order in ([], ["metrics.m DESC"], ["params.p"]):
+            text = "metrics.m > 10 AND params.p = '1' AND metrics.m < 2900 AND params.p LIKE '_'"
+            assert find_runs(many, ["1"], text, "ACTIVE_ONLY", order, 30)
+    driver.set_trace_callback(None)
+    told = [
+        str(row[-1])
+        for statement in set(statements)
+        for row in many.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
+    ]
+    beside = [
+        step for step in told if step.startswith(("SEARCH params ", "SEARCH latest_metrics "))
+    ]
+    assert beside
+    assert [step for step in beside if "USING PRIMARY KEY" not in step] == []
+    assert [step for step in told if step.startswith("SCAN") and " runs" in step] == []
