@@ -230,8 +230,9 @@ class Query:
             f"COPY (SELECT * FROM (\n{self.statement}\n) LIMIT {rows_max})"
             f" TO {quoted(OUTPUT)} (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
         )
-        ((rows,),) = self._connection.cursor().execute(statement, self.parameters).fetchall()
-        return int(rows)
+        found = self._connection.cursor().execute(statement, self.parameters).fetchall()
+        # For a PIVOT DuckDB does not say how many they were.
+        return int(found[0][0]) if found else 0
 
 
 def _name(column: ResultColumn) -> str:

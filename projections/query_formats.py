@@ -28,6 +28,7 @@ _EXACT = re.compile(
 _NESTED = re.compile(r"(.*\]|(STRUCT|MAP|UNION|VARIANT|JSON)\b.*)", re.IGNORECASE | re.DOTALL)
 _FLOATS = re.compile(r"\b(FLOAT|DOUBLE|JSON|VARIANT)\b", re.IGNORECASE)
 _NOT_NUMBERS = ("NaN", "Infinity")
+_TEXT_OR_BARE = re.compile(r'"(?:[^"\\]|\\.)*"|(-?(?:NaN|Infinity))')
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def mended(row: str) -> str:
     """A row of JSON with NaN and Infinity as texts, where they stood bare within a value."""
     if not any(text in row for text in _NOT_NUMBERS):
         return row
-    return _text(json.loads(row, parse_constant=str))
+    return _TEXT_OR_BARE.sub(lambda one: one[0] if one[1] is None else f'"{one[1]}"', row)
 
 
 def quoted(text: str) -> str:
