@@ -53,6 +53,8 @@ def open_engine(
         module=sqlite,
         pool_size=pool_size,
         max_overflow=64,
+        # The connection that was used last has its pages at hand.
+        pool_use_lifo=True,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
     )
 

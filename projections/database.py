@@ -99,7 +99,7 @@ class Views:
             if opened is not None and opened.inode == inode:
                 return opened
             self._close_opened()
-            reader = open_engine(self.path, synchronous="NORMAL", read_only=True, cache_mb=8)
+            reader = open_engine(self.path, synchronous="NORMAL", read_only=True, cache_mb=16)
             with reader.connect() as connection:
                 made_with = _stored_fingerprint(connection)
             if made_with != self.fingerprint:
