@@ -10,8 +10,7 @@ and value, with NaN as one value, no sign on zero and the infinities as the larg
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +23,14 @@ from projections.lake import SegmentGone, read_history, read_run
 from projections.metrics import blocks
 from projections.page_tokens import Position
 from projections.schema import purged
-from projections.segments import paths_of
+from projections.segments import StoredCurve, curves_of, paths_of
+from projections.thinning import kept_values, thinned
 
 __all__ = ["Points", "SegmentGone", "bulk_history", "metric_history", "run_points", "sampled"]
 
 BATCH_POINTS_MAX = 2_000_000
 """Runs are read together while they have fewer points than this, of whatever keys."""
 BATCH_RUNS_MAX = 100
-FLOAT_MAX = sys.float_info.max
 Steps = tuple[int, int]
 
 
@@ -105,49 +104,38 @@ def sampled(
     `steps` bounds the steps, both ends included.
     """
     chosen: dict[str, Points] = {}
-    for batch in _batches(connection, list(dict.fromkeys(run_ids))):
+    wanted = list(dict.fromkeys(run_ids))
+    # Summaries have the ends and the extremes, which are all that is chosen from four points on.
+    summaries = curves_of(connection, wanted, key) if steps is None and points_max > 3 else {}
+    for run_id, summary in summaries.items():
+        chosen[run_id] = _from_summary(connection, lake, run_id, key, points_max, summary)
+    for batch in _batches(connection, [run_id for run_id in wanted if run_id not in chosen]):
         found = _read(connection, lake, batch, key, steps)
         for run_id in batch:
             points = _in_order(found.pop(run_id, []), by_step=True)
-            chosen[run_id] = points.at(thinned(points.values, points_max))
+            chosen[run_id] = points.at(
+                thinned(points.steps, points.timestamps, points.values, points_max)
+            )
     return [(run_id, chosen[run_id]) for run_id in run_ids]
 
 
-def thinned(values: Float64s, points_max: int) -> npt.NDArray[np.int64]:
-    """The places, in order, of at most `points_max` of these values, which show how they run.
-
-    First and last stay. What is between is cut into equal parts, and of each the smallest and the
-    greatest stay: no peak of the curve is lost, however narrow. One point is the last, as in
-    MLflow; a third alone is the one that is farthest from the line between first and last.
-    """
-    count = len(values)
-    if count <= points_max:
-        return np.arange(count)
-    if points_max <= 1:
-        return np.array([count - 1])
-    if points_max == 2:
-        return np.array([0, count - 1])
-    inner = values[1:-1]
-    if points_max == 3:
-        with np.errstate(over="ignore", invalid="ignore"):
-            line = np.linspace(values[0], values[-1], count)[1:-1]
-            distance = np.abs(inner - np.nan_to_num(line))
-        return np.array([0, 1 + int(np.argmax(np.nan_to_num(distance))), count - 1])
-    parts = (points_max - 2) // 2
-    edges = np.linspace(0, len(inner), parts + 1).astype(np.int64)[:-1]
-    smallest = _first_places(np.where(np.isnan(inner), np.inf, inner), edges, np.minimum)
-    greatest = _first_places(np.where(np.isnan(inner), -np.inf, inner), edges, np.maximum)
-    return np.unique(np.concatenate(([0], 1 + smallest, 1 + greatest, [count - 1])))
-
-
-def _first_places(values: Float64s, edges: npt.NDArray[np.int64], best: np.ufunc) -> Int64s:
-    """For each part, which begins at its edge, the first place of its least or greatest value."""
-    lengths = np.diff(np.append(edges, len(values)))
-    per_part = best.reduceat(values, edges)
-    hits = np.flatnonzero(values == np.repeat(per_part, lengths))
-    parts = np.searchsorted(edges, hits, side="right")
-    firsts: Int64s = hits[np.append(True, parts[1:] != parts[:-1])]
-    return firsts
+def _from_summary(
+    connection: sa.Connection,
+    lake: Path,
+    run_id: str,
+    key: str,
+    points_max: int,
+    summary: Sequence[StoredCurve],
+) -> Points:
+    """The choice from what segments have summarized, and from all other points."""
+    paths = {curve.path for curve in summary}
+    found = _read(connection, lake, [run_id], key, without=paths)
+    if run_id not in found:
+        return _in_order([], by_step=True)
+    summarized = [_of_block(curve.points(), None) for curve in summary]
+    points = _in_order([*found[run_id], *summarized], by_step=True)
+    columns = (points.steps, points.timestamps, points.values)
+    return points.at(thinned(*columns, points_max, summarized=True))
 
 
 def run_points(connection: sa.Connection, lake: Path, run_id: str) -> Iterator[Block]:
@@ -177,8 +165,9 @@ def _read(
     key: str,
     steps: Steps | None = None,
     timestamp_min: int | None = None,
+    without: Collection[str] = (),
 ) -> dict[str, list[_Part]]:
-    """What blocks and segments hold of the key, by run."""
+    """What blocks and segments hold of the key, by run; not what is in the segments `without`."""
     gone = connection.execute(sa.select(purged.c.subject).where(purged.c.subject.in_(run_ids)))
     wanted = sorted(set(run_ids) - set(gone.scalars()))
     found: dict[str, list[_Part]] = {run_id: [] for run_id in wanted}
@@ -190,7 +179,9 @@ def _read(
     by_run = paths_of(connection, wanted)
     sealed = [run_id for run_id in wanted if by_run[run_id]]
     if sealed:
-        paths = sorted({path for run_id in sealed for path, _ in by_run[run_id]})
+        paths = sorted({path for run_id in sealed for path, _ in by_run[run_id]} - set(without))
+        if not paths:
+            return found
         columns = read_history(lake, paths, sealed, key, steps, timestamp_min)
         all_points = _Part(columns["timestamp"], columns["step"], columns["value"])
         if len(sealed) == 1:
@@ -224,8 +215,7 @@ def _in_order(parts: Sequence[_Part], *, by_step: bool) -> Points:
         return Points(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
     timestamps = np.concatenate([part.timestamps for part in parts])
     steps = np.concatenate([part.steps for part in parts])
-    # Adding 0.0 takes the sign off a zero.
-    values = np.clip(np.concatenate([part.values for part in parts]), -FLOAT_MAX, FLOAT_MAX) + 0.0
+    values = kept_values(np.concatenate([part.values for part in parts]))
     points = Points(timestamps, steps, values)
     first, second = (steps, timestamps) if by_step else (timestamps, steps)
     if len(first) < 2 or bool(np.all(first[1:] > first[:-1])):

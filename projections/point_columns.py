@@ -7,7 +7,7 @@ that are not are sorted by every column.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -38,11 +38,28 @@ class PointColumns:
     def __len__(self) -> int:
         return len(self.values)
 
+    def curves(self, points_min: int) -> Iterator[tuple[tuple[str, str], int, int]]:
+        """The (run, key) that have so many points, with the places at which they begin and end."""
+        found = self._counts()
+        if max(found, default=0) < points_min:
+            return
+        counts: dict[tuple[str, str], int] = {}
+        for (run_id, series), count in zip(self.names, found, strict=True):
+            counts[run_id, series.key] = counts.get((run_id, series.key), 0) + count
+        start = 0
+        for name, count in counts.items():
+            if count and count >= points_min:
+                yield name, start, start + count
+            start += count
+
+    def _counts(self) -> list[int]:
+        counts: list[int] = np.bincount(self.places, minlength=len(self.names)).tolist()
+        return counts
+
     def runs(self) -> dict[str, int]:
         """How many points each run has."""
         found: dict[str, int] = {}
-        counts = np.bincount(self.places, minlength=len(self.names)).tolist()
-        for (run_id, _), count in zip(self.names, counts, strict=True):
+        for (run_id, _), count in zip(self.names, self._counts(), strict=True):
             found[run_id] = found.get(run_id, 0) + count
         return {run_id: count for run_id, count in found.items() if count}
 

@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import uuid_utils
 
-from events.codec import Series
+from events.codec import Block, Series, encode_block
 from projections.lake import (
     COLUMNS,
     ROW_GROUP_ROWS,
@@ -27,11 +27,14 @@ from projections.lake import (
     spill_folder,
 )
 from projections.point_columns import Gathered, PointColumns, in_lake_order
+from projections.thinning import curve_of
 
 PIECE_POINTS = 1_000_000
 """So many points are put in order in memory; what has more is written in pieces."""
 PIECE_NAMES = 100_000
 """So many names of runs and series are handled in memory; a piece with more is sorted by DuckDB."""
+CURVE_POINTS = 250_000
+"""A run's curve of a key with so many points in a segment has a summary, for charts."""
 PIECES = "pieces"
 _CUT_BY = ("run_id", "key", "step")
 _STEP_BUCKETS = 4_096
@@ -49,6 +52,16 @@ _SELECTED = {
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenCurve:
+    """The summary of a long curve, or of a part of it, that is in a segment."""
+
+    run_id: str
+    key: str
+    data: bytes
+    """A block of points."""
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """A segment file that is whole and durable."""
 
@@ -58,10 +71,15 @@ class Written:
     size_bytes: int
     runs: dict[str, int]
     """How many points each run has in it."""
+    curves: list[WrittenCurve]
 
     @property
     def points(self) -> int:
         return sum(self.runs.values())
+
+
+Content = tuple[dict[str, int], list[WrittenCurve]]
+"""What a file was filled with: how many points each run has, and the summaries."""
 
 
 def write_points(
@@ -70,9 +88,9 @@ def write_points(
     """Writes gathered points, of which nothing is left there, as one segment."""
     columns = gathered.take()
 
-    def fill(path: Path) -> dict[str, int]:
+    def fill(path: Path) -> Content:
         _copy_columns(cursor, columns, path)
-        return columns.runs()
+        return columns.runs(), list(_curves(columns, CURVE_POINTS))
 
     return _segment(lake, experiment_id, generation, fill)
 
@@ -93,30 +111,30 @@ def merge_files(
     merge = _Merge(cursor, source, spill_folder(lake, generation))
     condition = f"run_id NOT IN ({', '.join(map(_quoted, without))})" if without else "true"
 
-    def fill(path: Path) -> dict[str, int]:
+    def fill(path: Path) -> Content:
         return merge.into(path, condition)
 
     return _segment(lake, experiment_id, generation, fill)
 
 
 def _segment(
-    lake: Path, experiment_id: str, generation: str, fill: Callable[[Path], dict[str, int]]
+    lake: Path, experiment_id: str, generation: str, fill: Callable[[Path], Content]
 ) -> Written:
-    """A segment that `fill` writes to the path it is given; it returns the points of each run."""
+    """A segment that `fill` writes to the path it is given."""
     segment_id = str(uuid_utils.uuid7())
     path = segment_path(experiment_id, generation, segment_id)
     target = lake / path
     temporary = target.with_name(target.name + WRITING)
     _create(temporary)
     try:
-        runs = fill(temporary)
+        runs, curves = fill(temporary)
         _make_durable(temporary)
         temporary.rename(target)
         _make_durable(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return Written(segment_id, path, target.stat().st_size, runs)
+    return Written(segment_id, path, target.stat().st_size, runs, curves)
 
 
 def _copy_columns(cursor: DuckDB, columns: PointColumns, path: Path) -> None:
@@ -128,6 +146,21 @@ def _copy_columns(cursor: DuckDB, columns: PointColumns, path: Path) -> None:
             _copy(cursor, query, path)
         finally:
             cursor.execute("RESET disabled_optimizers")
+
+
+def _curves(columns: PointColumns, points_min: int) -> Iterator[WrittenCurve]:
+    """The summaries of the curves that have so many points."""
+    for (run_id, key), start, end in columns.curves(points_min):
+        part = slice(start, end)
+        steps, timestamps, values = (
+            columns.steps[part],
+            columns.timestamps[part],
+            columns.values[part],
+        )
+        at = curve_of(steps, timestamps, values)
+        index = np.zeros(len(at), np.uint32)
+        block = Block([Series(key)], index, steps[at], timestamps[at], values[at])
+        yield WrittenCurve(run_id, key, encode_block(block))
 
 
 @contextlib.contextmanager
@@ -159,6 +192,14 @@ def _copy(cursor: DuckDB, query: str, path: Path) -> None:
     cursor.execute(f"COPY ({query}) TO {_quoted(str(path))} ({_PARQUET})")
 
 
+class _Piece(NamedTuple):
+    """Points of segments that are put in order together."""
+
+    condition: str
+    is_part: bool
+    """Whether it is of a curve that is cut, of which every part must be summarized."""
+
+
 class _Merge:
     """The points of some segments on their way into one."""
 
@@ -167,29 +208,36 @@ class _Merge:
         self._source = source
         self._spill = spill
         self._runs: dict[str, int] = {}
+        self._curves: list[WrittenCurve] = []
+        self._not_summarized: set[tuple[str, str]] = set()
 
-    def into(self, path: Path, condition: str) -> dict[str, int]:
-        """Writes those that meet the condition; returns how many each run has."""
-        conditions = list(self._pieces(condition))
-        if len(conditions) == 1:
-            self._write(conditions[0], path)
-            return self._runs
+    def into(self, path: Path, condition: str) -> Content:
+        """Writes those that meet the condition."""
+        pieces = list(self._pieces(condition))
+        if len(pieces) == 1:
+            self._write(pieces[0], path)
+        else:
+            self._write_in_pieces(pieces, path)
+        # A curve of which a part was too large to be summarized has no summary.
+        curves = [one for one in self._curves if (one.run_id, one.key) not in self._not_summarized]
+        return self._runs, curves
+
+    def _write_in_pieces(self, pieces: Sequence[_Piece], path: Path) -> None:
         folder = self._spill / PIECES
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            pieces = []
-            for place, one in enumerate(conditions):
-                pieces.append(str(folder / f"{place}.parquet"))
-                self._write(one, Path(pieces[-1]))
-            query = f"SELECT {', '.join(COLUMNS)} FROM read_parquet({_listed(pieces)})"
+            written = []
+            for place, piece in enumerate(pieces):
+                written.append(str(folder / f"{place}.parquet"))
+                self._write(piece, Path(written[-1]))
+            query = f"SELECT {', '.join(COLUMNS)} FROM read_parquet({_listed(written)})"
             _copy(self._cursor, query, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return self._runs
 
-    def _pieces(self, condition: str, depth: int = 0) -> Iterator[str]:
-        """The conditions of pieces that are small enough, or can't be cut, in the lake's order:
+    def _pieces(self, condition: str, depth: int = 0) -> Iterator[_Piece]:
+        """Pieces that are small enough, or can't be cut, in the lake's order:
         ranges of runs, within a large run of keys, and within a large key of steps."""
         low: Any = None
         high: Any = None
@@ -201,21 +249,24 @@ class _Merge:
             low, high, points = (low if points else first), last, points + count
         yield from self._piece(condition, depth, low, high, points)
 
-    def _piece(self, condition: str, depth: int, low: Any, high: Any, points: int) -> Iterator[str]:
-        if not points:
-            yield condition
-            return
+    def _piece(
+        self, condition: str, depth: int, low: Any, high: Any, points: int
+    ) -> Iterator[_Piece]:
         column = _CUT_BY[depth]
+        is_part = column == "step"
+        if not points:
+            yield _Piece(condition, is_part)
+            return
         within = f"{condition} AND {column} BETWEEN {_literal(low)} AND {_literal(high)}"
         if points <= PIECE_POINTS:
-            yield within
+            yield _Piece(within, is_part)
         elif low != high:
             # Of runs and keys one is too large alone; steps are cut again, as finely as they can.
             yield from self._pieces(within, depth)
         elif depth + 1 < len(_CUT_BY):
             yield from self._pieces(within, depth + 1)
         else:
-            yield within
+            yield _Piece(within, is_part)
 
     def _counted(self, condition: str, depth: int) -> list[tuple[Any, Any, int]]:
         """(first, last, points) of what the column of this depth can be cut into, in its order."""
@@ -228,35 +279,39 @@ class _Merge:
             f"SELECT min({column}), max({column}), count(*) {source} GROUP BY {bucket} ORDER BY 1"
         ).fetchall()
 
-    def _write(self, condition: str, path: Path) -> None:
-        names, points = f"{', '.join(_NAMES)}", f"FROM {self._source} WHERE {condition}"
+    def _write(self, piece: _Piece, path: Path) -> None:
+        names, points = f"{', '.join(_NAMES)}", f"FROM {self._source} WHERE {piece.condition}"
         self._cursor.execute(
             "CREATE OR REPLACE TEMP TABLE piece AS SELECT row_number() OVER () - 1 AS place, * "
             f"FROM (SELECT {names}, count(*) AS points {points} GROUP BY ALL)"
         )
         count, total = self._one("SELECT count(*), coalesce(sum(points), 0) FROM piece")
         if count <= PIECE_NAMES and total <= PIECE_POINTS:
-            self._write_in_memory(condition, path)
+            self._write_in_memory(piece, path)
         else:
-            self._write_sorted(condition, path)
+            self._write_sorted(piece.condition, path)
         self._cursor.execute("DROP TABLE piece")
 
-    def _write_in_memory(self, condition: str, path: Path) -> None:
+    def _write_in_memory(self, piece: _Piece, path: Path) -> None:
         rows = self._cursor.execute(f"SELECT {', '.join(_NAMES)} FROM piece ORDER BY place")
         names = [(row[0], Series(*row[1:])) for row in rows.fetchall()]
         equal = " AND ".join(f"p.{name} IS NOT DISTINCT FROM piece.{name}" for name in _NAMES)
         found = self._cursor.execute(
             "SELECT place, step, timestamp, value FROM "
-            f"(SELECT * FROM {self._source} WHERE {condition}) p JOIN piece ON {equal}"
+            f"(SELECT * FROM {self._source} WHERE {piece.condition}) p JOIN piece ON {equal}"
         ).fetchnumpy()
         columns = in_lake_order(
             names, found.pop("place"), found.pop("step"), found.pop("timestamp"), found.pop("value")
         )
         _copy_columns(self._cursor, columns, path)
         self._count(columns.runs())
+        self._curves.extend(_curves(columns, 1 if piece.is_part else CURVE_POINTS))
 
     def _write_sorted(self, condition: str, path: Path) -> None:
         """What is too much for this process's memory is sorted by DuckDB, which spills."""
+        found = self._cursor.execute("SELECT DISTINCT run_id, key FROM piece LIMIT 2").fetchall()
+        if len(found) == 1:
+            self._not_summarized.add(found[0])
         columns = ", ".join(COLUMNS)
         # Sorted by every column, the same point twice is two neighbours. A window without an
         # order goes over the sorted rows as they come; DISTINCT would need memory for all.

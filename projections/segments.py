@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +45,18 @@ segment_runs = sa.Table(
 )
 """Which runs have how many points in which segment."""
 
+segment_curves = sa.Table(
+    "segment_curves",
+    metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("segment_id", sa.Text, primary_key=True, index=True),
+    sa.Column("part", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+"""The summaries of long curves (projections/thinning.py), from which a chart is drawn; one row a
+part, the parts of a segment's curve together being all of it. `data` is a block of points."""
+
 retired_segments = sa.Table(
     "retired_segments",
     metadata,
@@ -54,7 +66,7 @@ retired_segments = sa.Table(
 )
 """Files that were merged into others; a reader with an older snapshot may still want them."""
 
-LAYOUT_TABLES = (blocks, segments, segment_runs, retired_segments)
+LAYOUT_TABLES = (blocks, segments, segment_runs, segment_curves, retired_segments)
 """How the points are stored rather than which there are. Views that were rebuilt may differ in
 these rows; the points that `projections.history` reads from them may not."""
 
@@ -80,6 +92,19 @@ class Segment:
     experiment_id: str
     path: str
     points: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCurve:
+    """The summary of a part of a curve, as it is stored."""
+
+    path: str
+    """The segment that it is of."""
+    data: bytes
+
+    def points(self) -> Block:
+        """The points that it is made of."""
+        return decode_block(self.data)
 
 
 @dataclass(slots=True)
@@ -125,6 +150,29 @@ def paths_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, lis
         )
         for run_id, path, points in connection.execute(statement):
             found[run_id].append((path, points))
+    return found
+
+
+def curves_of(
+    connection: sa.Connection, run_ids: Sequence[str], key: str
+) -> dict[str, list[StoredCurve]]:
+    """The summaries of a key's curves that there are, by run."""
+    found: dict[str, list[StoredCurve]] = {}
+    for start in range(0, len(run_ids), _IDS_MAX):
+        statement = (
+            sa.select(
+                segment_curves.c.run_id,
+                segments.c.path,
+                segment_curves.c.data,
+            )
+            .join(segments, segments.c.segment_id == segment_curves.c.segment_id)
+            .where(
+                segment_curves.c.run_id.in_(list(run_ids[start : start + _IDS_MAX])),
+                segment_curves.c.key == key,
+            )
+        )
+        for run_id, *row in connection.execute(statement):
+            found.setdefault(run_id, []).append(StoredCurve(*row))
     return found
 
 
@@ -194,13 +242,19 @@ def add(connection: sa.Connection, experiment_id: str, written: Written) -> None
             for run_id, points in written.runs.items()
         ],
     )
+    parts: dict[tuple[str, str], int] = {}
+    for curve in written.curves:
+        part = parts[curve.run_id, curve.key] = parts.get((curve.run_id, curve.key), 0) + 1
+        row = {"part": part, "segment_id": written.segment_id, **asdict(curve)}
+        connection.execute(sa.insert(segment_curves), row)
 
 
 def remove(connection: sa.Connection, given: Iterable[Segment]) -> bool:
     """Takes files out of the views; False where one of them was not part any more."""
     ids = [segment.segment_id for segment in given]
     gone = connection.execute(sa.delete(segments).where(segments.c.segment_id.in_(ids))).rowcount
-    connection.execute(sa.delete(segment_runs).where(segment_runs.c.segment_id.in_(ids)))
+    for table in (segment_runs, segment_curves):
+        connection.execute(sa.delete(table).where(table.c.segment_id.in_(ids)))
     return gone == len(ids)
 
 
@@ -311,6 +365,6 @@ def make_durable(connection: sa.Connection) -> None:
 
 VIEW = EntityView(
     name="segments",
-    tables=(segments, segment_runs, retired_segments),
+    tables=(segments, segment_runs, segment_curves, retired_segments),
     folds={},
 )

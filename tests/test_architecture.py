@@ -100,6 +100,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "sql_snapshot",
         "sql_tables",
         "state",
+        "thinning",
         "view",
     ),
     "api": (

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from events.codec import Series, make_block
 from events.metrics import POINTS_LOGGED
-from projections.history import bulk_history, metric_history, run_points, sampled, thinned
+from projections.history import bulk_history, metric_history, run_points, sampled
+from projections.thinning import thinned
 from tests.lake_cases import LakeCase, Point, answered, as_answered
 
 EXTREMES = [-(2**63), -(2**63) + 1, -1, 0, 1, 2, 2**53 + 1, 2**63 - 1]
@@ -138,11 +139,14 @@ def test_all_points_come_where_there_are_not_too_many(case: LakeCase) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(VALUES, min_size=1, max_size=60), st.integers(1, 30))
-def test_thinning_keeps_the_ends_and_the_extremes(given_values: list[float], limit: int) -> None:
+@given(st.lists(VALUES, min_size=1, max_size=60), st.lists(STEPS, min_size=60), st.integers(1, 30))
+def test_thinning_keeps_the_ends_and_the_extremes(
+    given_values: list[float], given_steps: list[int], limit: int
+) -> None:
     """At most the limit, in order, the last always; from four on first, least and greatest too."""
     values = np.clip(np.array(given_values), -sys.float_info.max, sys.float_info.max)
-    places = thinned(values, limit)
+    steps = np.sort(np.array(given_steps[: len(values)], np.int64))
+    places = thinned(steps, np.arange(len(values)), values, limit)
     assert len(places) <= limit
     assert places.tolist() == sorted(set(places.tolist()))
     assert places[-1] == len(values) - 1
@@ -161,7 +165,7 @@ def test_a_narrow_peak_survives_thinning() -> None:
     """One point among a million that stands out is in the choice, at the default of a chart."""
     values = np.zeros(1_000_000)
     values[[123_456, 777_777]] = (5.0, -3.0)
-    places = thinned(values, 2_500)
+    places = thinned(np.arange(1_000_000), np.zeros(1_000_000, np.int64), values, 2_500)
     assert {123_456, 777_777} <= set(places.tolist())
     assert 1_200 <= len(places) <= 2_500
 

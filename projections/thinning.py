@@ -1,0 +1,159 @@
+"""Thins a curve for a chart: few of its points, which show how it runs.
+
+Which points are chosen follows from the set of points alone, never from where they are stored, so
+that a chart is the same before and after sealing, merging or a rebuild. The axis is cut at
+multiples of a power of two, of steps, or of milliseconds where there are hardly any steps; of each
+bucket the least and the greatest value stay. So the choice from the whole curve can also be made
+from a summary of each of its parts: the least and greatest of finer buckets (`curve_of`), which a
+segment has for its long curves.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import numpy.typing as npt
+
+from events.codec import Float64s, Int64s
+
+POINTS_MAX = 2_500
+"""No chart has more points, so that no summary needs more buckets."""
+FLOAT_MAX = sys.float_info.max
+_PARTS_MAX = (POINTS_MAX - 2) // 2
+_BUCKETS_MAX = 2 * _PARTS_MAX
+"""A summary is cut finer than any choice from it by a level at least: were its buckets as wide as a
+choice's, or wider, those of half that width would be at most as many as this, and it had those."""
+_POWERS = 2 ** np.arange(64, dtype=np.uint64)
+_LEVELS = 65
+Places = npt.NDArray[np.intp]
+
+
+def kept_values(values: Float64s) -> Float64s:
+    """Values as histories have them: the infinities as the largest floats, no sign on a zero."""
+    kept: Float64s = np.clip(values, -FLOAT_MAX, FLOAT_MAX) + 0.0
+    return kept
+
+
+def thinned(
+    steps: Int64s,
+    timestamps: Int64s,
+    values: Float64s,
+    points_max: int,
+    *,
+    summarized: bool = False,
+) -> Places:
+    """The places, in order, of at most `points_max` of these points, which are in order of step
+    and timestamp, without repetitions. `summarized`: some of them stand for more.
+
+    First and last stay, and the extremes of each bucket of the axis: no peak of the curve is lost,
+    however narrow. Where more buckets would fit, those with the widest range are cut in two. One
+    point is the last, as in MLflow; a third alone is the one that is farthest from the line
+    between first and last.
+    """
+    count = len(values)
+    if not summarized and count <= points_max:
+        return np.arange(count)
+    if points_max <= 1:
+        return np.array([count - 1])
+    if points_max == 2:
+        return np.unique([0, count - 1])
+    if points_max == 3:
+        return _with_farthest(values)
+    parts = (points_max - 2) // 2
+    by_time, level = _level(steps, timestamps, parts)
+    edges = _edges(steps, timestamps, by_time, level)
+    if level:
+        finer = _edges(steps, timestamps, by_time, level - 1)
+        edges = _cut_widest(values, edges, finer, parts - len(edges))
+    return _ends_and_extremes(values, edges)
+
+
+def curve_of(steps: Int64s, timestamps: Int64s, values: Float64s) -> Places:
+    """The places of the points that summarize a long curve; it is in the lake's order."""
+    counts = _bucket_counts(_step_changes(steps))
+    by_time = bool(counts[0] <= _PARTS_MAX)
+    if by_time:
+        counts = _bucket_counts(_time_changes(steps, timestamps))
+    level = int(np.argmax(counts <= _BUCKETS_MAX))
+    kept = kept_values(values)
+    places = _ends_and_extremes(kept, _edges(steps, timestamps, by_time, level))
+    # Points of one step and time are ordered by value in another way in the lake than in histories.
+    first = np.flatnonzero((steps == steps[0]) & (timestamps == timestamps[0]))
+    last = np.flatnonzero((steps == steps[-1]) & (timestamps == timestamps[-1]))
+    ends = [_by_value(kept, first)[0], _by_value(kept, last)[-1]]
+    return np.unique(np.concatenate((places, ends)))
+
+
+def _by_value(values: Float64s, places: Places) -> Places:
+    """Places in the order of a history: NaN as 0, behind 0."""
+    is_nan = np.isnan(values[places])
+    return places[np.lexsort((is_nan, np.where(is_nan, 0.0, values[places])))]
+
+
+def _with_farthest(values: Float64s) -> Places:
+    with np.errstate(over="ignore", invalid="ignore"):
+        line = np.linspace(values[0], values[-1], len(values))[1:-1]
+        distance = np.abs(values[1:-1] - np.nan_to_num(line))
+    return np.array([0, 1 + int(np.argmax(np.nan_to_num(distance))), len(values) - 1])
+
+
+def _level(steps: Int64s, timestamps: Int64s, parts: int) -> tuple[bool, int]:
+    """The finest buckets of which there are no more than so many: whether they are of time within
+    a step, and the power of two that is their width."""
+    counts = _bucket_counts(_step_changes(steps))
+    by_time = bool(counts[0] <= parts)
+    if by_time:
+        counts = _bucket_counts(_time_changes(steps, timestamps))
+    return by_time, int(np.argmax(counts <= parts))
+
+
+def _step_changes(steps: Int64s) -> Places:
+    """For each two neighbours how many bits are behind the first in which they differ."""
+    changed = (steps[1:] ^ steps[:-1]).view(np.uint64)
+    return np.searchsorted(_POWERS, changed, side="right")
+
+
+def _time_changes(steps: Int64s, timestamps: Int64s) -> Places:
+    """The same for times; those of different steps differ at every level."""
+    changes = _step_changes(timestamps)
+    changes[steps[1:] != steps[:-1]] = _LEVELS
+    return changes
+
+
+def _bucket_counts(changes: Places) -> Int64s:
+    """For each level, from 0 to 64, how many buckets of that width have points."""
+    up_to: Int64s = np.cumsum(np.bincount(changes, minlength=_LEVELS + 1))[:_LEVELS]
+    return 1 + len(changes) - up_to
+
+
+def _edges(steps: Int64s, timestamps: Int64s, by_time: bool, level: int) -> Places:
+    """Where the buckets begin."""
+    changes = _time_changes(steps, timestamps) if by_time else _step_changes(steps)
+    return np.append(0, 1 + np.flatnonzero(changes > level))
+
+
+def _cut_widest(values: Float64s, edges: Places, finer: Places, more: int) -> Places:
+    """The edges with so many more among the finer ones: those within the widest range."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        ranges = np.fmax.reduceat(values, edges) - np.fmin.reduceat(values, edges)
+    between = np.setdiff1d(finer, edges, assume_unique=True)
+    widths = np.nan_to_num(ranges[np.searchsorted(edges, between, side="right") - 1], nan=-1.0)
+    chosen = between[np.argsort(-widths, kind="stable")[:more]]
+    return np.sort(np.concatenate((edges, chosen)))
+
+
+def _ends_and_extremes(values: Float64s, edges: Places) -> Places:
+    smallest = _first_places(np.where(np.isnan(values), np.inf, values), edges, np.minimum)
+    greatest = _first_places(np.where(np.isnan(values), -np.inf, values), edges, np.maximum)
+    return np.unique(np.concatenate(([0], smallest, greatest, [len(values) - 1])))
+
+
+def _first_places(values: Float64s, edges: Places, best: np.ufunc) -> Places:
+    """For each bucket, which begins at its edge, the first place of its least or greatest value."""
+    lengths = np.diff(np.append(edges, len(values)))
+    per_part = best.reduceat(values, edges)
+    hits = np.flatnonzero(values == np.repeat(per_part, lengths))
+    parts = np.searchsorted(edges, hits, side="right")
+    firsts: Places = hits[np.append(True, parts[1:] != parts[:-1])]
+    return firsts
