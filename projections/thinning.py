@@ -11,6 +11,7 @@ segment has for its long curves.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,7 @@ _PARTS_MAX = (POINTS_MAX - 2) // 2
 _BUCKETS_MAX = 2 * _PARTS_MAX
 """A summary is cut finer than any choice from it by a level at least: were its buckets as wide as a
 choice's, or wider, those of half that width would be at most as many as this, and it had those."""
-_POWERS = 2 ** np.arange(64, dtype=np.uint64)
-_LEVELS = 65
+_LEVEL_MAX = 64
 Places = npt.NDArray[np.intp]
 
 
@@ -61,23 +61,19 @@ def thinned(
     if points_max == 3:
         return _with_farthest(values)
     parts = (points_max - 2) // 2
-    by_time, level = _level(steps, timestamps, parts)
-    edges = _edges(steps, timestamps, by_time, level)
+    axis = _axis(steps, timestamps, parts)
+    level = axis.level(parts)
+    edges = axis.edges(level)
     if level:
-        finer = _edges(steps, timestamps, by_time, level - 1)
-        edges = _cut_widest(values, edges, finer, parts - len(edges))
+        edges = _cut_widest(values, edges, axis.edges(level - 1), parts - len(edges))
     return _ends_and_extremes(values, edges)
 
 
 def curve_of(steps: Int64s, timestamps: Int64s, values: Float64s) -> Places:
     """The places of the points that summarize a long curve; it is in the lake's order."""
-    counts = _bucket_counts(_step_changes(steps))
-    by_time = bool(counts[0] <= _PARTS_MAX)
-    if by_time:
-        counts = _bucket_counts(_time_changes(steps, timestamps))
-    level = int(np.argmax(counts <= _BUCKETS_MAX))
+    axis = _axis(steps, timestamps, _PARTS_MAX)
     kept = kept_values(values)
-    places = _ends_and_extremes(kept, _edges(steps, timestamps, by_time, level))
+    places = _ends_and_extremes(kept, axis.edges(axis.level(_BUCKETS_MAX)))
     # Points of one step and time are ordered by value in another way in the lake than in histories.
     first = np.flatnonzero((steps == steps[0]) & (timestamps == timestamps[0]))
     last = np.flatnonzero((steps == steps[-1]) & (timestamps == timestamps[-1]))
@@ -98,39 +94,44 @@ def _with_farthest(values: Float64s) -> Places:
     return np.array([0, 1 + int(np.argmax(np.nan_to_num(distance))), len(values) - 1])
 
 
-def _level(steps: Int64s, timestamps: Int64s, parts: int) -> tuple[bool, int]:
-    """The finest buckets of which there are no more than so many: whether they are of time within
-    a step, and the power of two that is their width."""
-    counts = _bucket_counts(_step_changes(steps))
-    by_time = bool(counts[0] <= parts)
-    if by_time:
-        counts = _bucket_counts(_time_changes(steps, timestamps))
-    return by_time, int(np.argmax(counts <= parts))
+class _Axis:
+    """What the buckets of points in order are cut by: steps, or time within each step. A level is
+    the power of two that is the width of a bucket."""
+
+    def __init__(self, column: Int64s, always: npt.NDArray[np.bool_] | None = None) -> None:
+        """`always`: between which neighbours there is an edge at every level."""
+        self._changed = (column[1:] ^ column[:-1]).view(np.uint64)
+        self._always = always
+
+    def _cuts(self, level: int) -> npt.NDArray[np.bool_]:
+        """Whether there is an edge between two neighbours: they differ in a bit from there on."""
+        if level >= _LEVEL_MAX:
+            cuts = np.zeros(len(self._changed), np.bool_)
+        else:
+            cuts = self._changed >= np.uint64(1 << level)
+        return cuts if self._always is None else cuts | self._always
+
+    def buckets(self, level: int) -> int:
+        """How many buckets have points."""
+        return 1 + int(np.count_nonzero(self._cuts(level)))
+
+    def level(self, buckets_max: int) -> int:
+        """The finest level that has no more buckets than this."""
+        return bisect_left(
+            range(_LEVEL_MAX), True, key=lambda level: self.buckets(level) <= buckets_max
+        )
+
+    def edges(self, level: int) -> Places:
+        """Where the buckets begin."""
+        return np.append(0, 1 + np.flatnonzero(self._cuts(level)))
 
 
-def _step_changes(steps: Int64s) -> Places:
-    """For each two neighbours how many bits are behind the first in which they differ."""
-    changed = (steps[1:] ^ steps[:-1]).view(np.uint64)
-    return np.searchsorted(_POWERS, changed, side="right")
-
-
-def _time_changes(steps: Int64s, timestamps: Int64s) -> Places:
-    """The same for times; those of different steps differ at every level."""
-    changes = _step_changes(timestamps)
-    changes[steps[1:] != steps[:-1]] = _LEVELS
-    return changes
-
-
-def _bucket_counts(changes: Places) -> Int64s:
-    """For each level, from 0 to 64, how many buckets of that width have points."""
-    up_to: Int64s = np.cumsum(np.bincount(changes, minlength=_LEVELS + 1))[:_LEVELS]
-    return 1 + len(changes) - up_to
-
-
-def _edges(steps: Int64s, timestamps: Int64s, by_time: bool, level: int) -> Places:
-    """Where the buckets begin."""
-    changes = _time_changes(steps, timestamps) if by_time else _step_changes(steps)
-    return np.append(0, 1 + np.flatnonzero(changes > level))
+def _axis(steps: Int64s, timestamps: Int64s, parts: int) -> _Axis:
+    """Steps, unless there are so few that each can have a bucket of its own."""
+    by_step = _Axis(steps)
+    if by_step.buckets(0) > parts:
+        return by_step
+    return _Axis(timestamps, steps[1:] != steps[:-1])
 
 
 def _cut_widest(values: Float64s, edges: Places, finer: Places, more: int) -> Places:
