@@ -143,11 +143,12 @@ HOMES: dict[str, tuple[str, ...]] = {
         "api/metrics.py",
         "api/services.py",
         "api/sql.py",
+        "workers/exporter.py",
         "workers/sealer.py",
     ),
     "starlette": ("api/*",),
     "structlog": ("events/group_commit.py", "api/*", "workers/*"),
-    "uuid_utils": ("api/names.py", "projections/segment_files.py"),
+    "uuid_utils": ("api/names.py", "projections/segment_files.py", "projections/lake_exports.py"),
     "uvicorn": ("workers/api_process.py", "workers/http_protocol.py"),
     "zstandard": ("events/codec.py",),
 }

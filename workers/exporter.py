@@ -90,7 +90,10 @@ class Exporter:
         while not stop.wait(wait_s):
             started = time.monotonic()
             try:
-                self.round(stop)
+                if not self.round(stop):
+                    # The sealer, or gc, has the lake just now.
+                    wait_s = min(1.0, self._settings.export_age_s)
+                    continue
             except (TemporarilyUnavailable, _Changed):
                 wait_s = min(1.0, self._settings.export_age_s)
                 continue
