@@ -119,6 +119,10 @@ def encode_block(block: Block) -> bytes:
     return _stored(body)
 
 
+COLUMNS_KEYS_MAX = 65_536
+"""So many keys `encode_columns` takes."""
+
+
 def encode_columns(
     keys: Sequence[str],
     index: Sequence[int],
@@ -129,7 +133,7 @@ def encode_columns(
     """What `encode_block` gives for points of metrics on no model or dataset, from plain lists.
 
     `index` says for each point the place of its key. The numbers must fit: int64, and at most
-    65,536 keys.
+    COLUMNS_KEYS_MAX keys.
     """
     count = len(values)
     header = _header_encoder.encode([(key,) for key in keys])

@@ -8,7 +8,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from events.codec import Block, Series, decode_block, encode_block, make_block
+from events.codec import (
+    COLUMNS_KEYS_MAX,
+    Block,
+    Series,
+    decode_block,
+    encode_block,
+    encode_columns,
+    make_block,
+)
 from events.event import EventType
 
 NumberText = float | str
@@ -50,6 +58,20 @@ def block_of(points: list[Point]) -> Block:
             )
             for p in points
         ]
+    )
+
+
+def encode_points(points: list[Point]) -> bytes:
+    """The stored bytes of the block of these points."""
+    keys = {key: place for place, key in enumerate(dict.fromkeys(p.key for p in points))}
+    if len(keys) > COLUMNS_KEYS_MAX or any(p.model_id or p.dataset_name for p in points):
+        return encode_block(block_of(points))
+    return encode_columns(
+        list(keys),
+        [keys[p.key] for p in points],
+        [p.step for p in points],
+        [p.timestamp for p in points],
+        [float(p.value) for p in points],
     )
 
 

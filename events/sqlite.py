@@ -33,7 +33,7 @@ def check_version() -> None:
 def open_engine(
     path: Path,
     *,
-    synchronous: Literal["FULL", "NORMAL"],
+    synchronous: Literal["FULL", "NORMAL", "OFF"],
     read_only: bool = False,
     secure_delete: bool = False,
     cache_mb: int = 8,

@@ -141,7 +141,8 @@ def _fold_event(state: State, event: Event) -> bool:
     event_type = _TYPES.get(key)
     if event_type is None:
         raise LookupError("this version of Runfold does not know such an event")
-    if state.rows(purged).get(event.subject) is not None:
+    gone = state.rows(purged)
+    if gone.any() and gone.get(event.subject) is not None:
         # No row: its message could hold what was purged. `verdict` knows the purged subjects.
         return False
     folds = (_SCRUBBED if event.scrubbed else _FOLDS).get(key, [])

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from events.codec import Block, decode_block, encode_block, join_blocks
 from events.event import Event
-from events.metrics import POINTS_LOGGED, block_of
+from events.metrics import POINTS_LOGGED, Point, encode_points
 from events.runs import RUN_BATCH_LOGGED, RUN_PURGED, RunBatchLogged
-from projections.schema import metadata
-from projections.state import State
+from projections.schema import FOR_SEARCH, metadata
+from projections.state import Rows, State
 from projections.view import EntityView
 
 KEEP_BLOCK_FROM_POINTS = 256
@@ -30,7 +30,7 @@ latest_metrics = sa.Table(
     sa.Column("timestamp", sa.BigInteger, nullable=False),
     sa.Column("step", sa.BigInteger, nullable=False),
     sa.Column("is_nan", sa.Boolean, nullable=False),
-    sa.Index("latest_metrics_by_value", "key", "is_nan", "value", "run_id"),
+    sa.Index("latest_metrics_by_value", "key", "is_nan", "value", "run_id", info=FOR_SEARCH),
     sqlite_with_rowid=False,
 )
 """For each key the point with the greatest (step, timestamp, value). NaN is stored and compared
@@ -54,12 +54,16 @@ holds what it asks for at each round."""
 SMALL_BLOCKS_MAX = 16
 """So many smaller blocks of a run become one."""
 _COLLECTED = "points"
+_FEW = "points of the journal"
+
+BlockRow = tuple[str, int, bytes]
+"""A run's id, how many points, and the block that has them."""
 
 
 def fold_batch_logged(state: State, event: Event, data: RunBatchLogged) -> None:
     """The points of a batch that also had params or tags."""
     if data.metrics:
-        state.collect(_COLLECTED).append((event.subject, block_of(data.metrics), None))
+        state.collect(_FEW).append((event.subject, data.metrics))
 
 
 def fold_points(state: State, event: Event, block: Block) -> None:
@@ -69,32 +73,48 @@ def fold_points(state: State, event: Event, block: Block) -> None:
 
 def fold_run_purged(state: State, event: Event, _data: Any) -> None:
     """Latest values and blocks go; the sealer's segments are rewritten by gc."""
-    collected = state.collect(_COLLECTED)
-    collected[:] = [item for item in collected if item[0] != event.subject]
+    for collected in (state.collect(_COLLECTED), state.collect(_FEW)):
+        collected[:] = [item for item in collected if item[0] != event.subject]
     state.execute(sa.delete(latest_metrics).where(latest_metrics.c.run_id == event.subject))
     state.execute(sa.delete(blocks).where(blocks.c.run_id == event.subject))
 
 
 def finish(state: State) -> None:
     """Stores the blocks that the batch's events brought, and moves the latest values on."""
-    collected = state.collect(_COLLECTED)
-    if not collected:
-        return
-    by_run: dict[str, list[tuple[Block, bytes | None]]] = {}
-    for run_id, block, data in collected:
-        if len(block):
-            by_run.setdefault(run_id, []).append((block, data))
-    collected.clear()
-    rows: list[tuple[str, int, bytes]] = []
-    for run_id, given in by_run.items():
-        joined = join_blocks([block for block, _ in given])
-        _move_latest(state, run_id, joined)
-        rows.extend(_block_rows(run_id, given))
+    rows = [*_few_points(state), *_many_points(state)]
     if not rows:
         return
     state.write_many(_insert_block(state.connection.dialect), rows)
-    for run_id in {row[0] for row in rows if row[1] < KEEP_BLOCK_FROM_POINTS}:
-        _join_small_blocks(state, run_id)
+    _join_small_blocks(state, {row[0] for row in rows if row[1] < KEEP_BLOCK_FROM_POINTS})
+
+
+def _few_points(state: State) -> list[BlockRow]:
+    """What the journal's events brought: for so few points columns are not worth making."""
+    by_run: dict[str, list[Point]] = {}
+    for run_id, points in state.collect(_FEW):
+        by_run.setdefault(run_id, []).extend(points)
+    state.collect(_FEW).clear()
+    stored = []
+    latest = state.rows(latest_metrics)
+    for run_id, points in by_run.items():
+        for point in points:
+            _move(latest, run_id, point.key, point.step, point.timestamp, float(point.value))
+        stored.append((run_id, len(points), encode_points(points)))
+    return stored
+
+
+def _many_points(state: State) -> list[BlockRow]:
+    """What the points lane brought."""
+    by_run: dict[str, list[tuple[Block, bytes | None]]] = {}
+    for run_id, block, data in state.collect(_COLLECTED):
+        if len(block):
+            by_run.setdefault(run_id, []).append((block, data))
+    state.collect(_COLLECTED).clear()
+    stored: list[BlockRow] = []
+    for run_id, given in by_run.items():
+        _move_latest(state, run_id, join_blocks([block for block, _ in given]))
+        stored.extend(_block_rows(run_id, given))
+    return stored
 
 
 @lru_cache(maxsize=4)
@@ -108,18 +128,34 @@ def _text_of(statement: sa.Executable, dialect: sa.Dialect) -> str:
     return str(statement.compile(dialect=dialect))  # type: ignore[attr-defined]
 
 
-_SMALL = sa.select(sa.func.count()).where(
-    blocks.c.run_id == sa.bindparam("run_id"), blocks.c.points < sa.bindparam("points")
+_COUNTED_RUNS = 100
+_SMALL = (
+    sa.select(blocks.c.run_id)
+    .where(
+        blocks.c.run_id.in_([sa.bindparam(f"run_{place}") for place in range(_COUNTED_RUNS)]),
+        blocks.c.points < sa.bindparam("points"),
+    )
+    .group_by(blocks.c.run_id)
+    .having(sa.func.count() >= sa.bindparam("count"))
 )
 
 
-def _join_small_blocks(state: State, run_id: str) -> None:
+def _join_small_blocks(state: State, run_ids: set[str]) -> None:
     """Makes one block of a run's small ones when there are many: a run that logs a point a request
     would otherwise leave thousands, each to be opened by every reader of its history."""
+    statement = _text_of(_SMALL, state.connection.dialect)
+    wanted = sorted(run_ids)
+    for start in range(0, len(wanted), _COUNTED_RUNS):
+        some = wanted[start : start + _COUNTED_RUNS]
+        # Statements of one size are prepared once.
+        padded = (*some, *[None] * (_COUNTED_RUNS - len(some)))
+        asked = (*padded, KEEP_BLOCK_FROM_POINTS, SMALL_BLOCKS_MAX)
+        for (run_id,) in state.fetch(statement, asked):
+            _join_small_blocks_of(state, run_id)
+
+
+def _join_small_blocks_of(state: State, run_id: str) -> None:
     connection = state.connection
-    count = state.fetch(_text_of(_SMALL, connection.dialect), (run_id, KEEP_BLOCK_FROM_POINTS))
-    if count[0][0] < SMALL_BLOCKS_MAX:
-        return
     small = (blocks.c.run_id == run_id, blocks.c.points < KEEP_BLOCK_FROM_POINTS)
     found = connection.execute(sa.select(blocks.c.data).where(*small)).scalars()
     joined = join_blocks([decode_block(data) for data in found])
@@ -128,9 +164,7 @@ def _join_small_blocks(state: State, run_id: str) -> None:
     connection.execute(sa.insert(blocks), row)
 
 
-def _block_rows(
-    run_id: str, given: list[tuple[Block, bytes | None]]
-) -> Iterator[tuple[str, int, bytes]]:
+def _block_rows(run_id: str, given: list[tuple[Block, bytes | None]]) -> Iterator[BlockRow]:
     small: list[Block] = []
     for block, data in given:
         if len(block) >= KEEP_BLOCK_FROM_POINTS:
@@ -153,28 +187,34 @@ def _move_latest(state: State, run_id: str, block: Block) -> None:
     rows = state.rows(latest_metrics)
     for place in np.flatnonzero(block.steps == steps_max[key_index]).tolist():
         key = names[key_index[place]]
-        value = float(block.values[place])
-        is_nan = math.isnan(value)
-        # NaN and 0 at one step and time are a tie to MLflow; is_nan makes the winner independent
-        # of the order in which they came.
-        new = (
-            int(block.steps[place]),
-            int(block.timestamps[place]),
-            0.0 if is_nan else value + 0.0,  # of -0.0 and 0.0, equal to all, one is stored
-            is_nan,
+        step, timestamp = int(block.steps[place]), int(block.timestamps[place])
+        _move(rows, run_id, key, step, timestamp, float(block.values[place]))
+
+
+def _move(rows: Rows, run_id: str, key: str, step: int, timestamp: int, value: float) -> None:
+    """Makes a point the key's latest where it is greater than the one that is."""
+    is_nan = math.isnan(value)
+    # Of -0.0 and 0.0, equal to all, one is stored.
+    value = 0.0 if is_nan else value + 0.0
+    old = rows.get(run_id, key)
+    # NaN and 0 at one step and time are a tie to MLflow; is_nan makes the winner independent of the
+    # order in which they came.
+    if old is None or (step, timestamp, value, is_nan) > (
+        old["step"],
+        old["timestamp"],
+        old["value"],
+        old["is_nan"],
+    ):
+        rows.put(
+            {
+                "run_id": run_id,
+                "key": key,
+                "value": value,
+                "timestamp": timestamp,
+                "step": step,
+                "is_nan": is_nan,
+            }
         )
-        old = rows.get(run_id, key)
-        if old is None or new > (old["step"], old["timestamp"], old["value"], old["is_nan"]):
-            rows.put(
-                {
-                    "run_id": run_id,
-                    "key": key,
-                    "value": new[2],
-                    "timestamp": new[1],
-                    "step": new[0],
-                    "is_nan": new[3],
-                }
-            )
 
 
 VIEW = EntityView(

@@ -35,7 +35,7 @@ from projections.lifecycle import (
     unknown_run,
 )
 from projections.owned import owned_rows
-from projections.schema import checkpoints, metadata
+from projections.schema import FOR_SEARCH, checkpoints, metadata
 from projections.state import Row, State
 from projections.view import EntityView
 
@@ -67,7 +67,7 @@ params = sa.Table(
     sa.Column("run_id", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
-    sa.Index("params_by_value", "key", "value", "run_id"),
+    sa.Index("params_by_value", "key", "value", "run_id", info=FOR_SEARCH),
     sqlite_with_rowid=False,
 )
 
@@ -77,7 +77,7 @@ tags = sa.Table(
     sa.Column("run_id", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
-    sa.Index("tags_by_value", "key", "value", "run_id"),
+    sa.Index("tags_by_value", "key", "value", "run_id", info=FOR_SEARCH),
     sqlite_with_rowid=False,
 )
 

@@ -6,6 +6,9 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
+FOR_SEARCH = {"for": "search"}
+"""Marks an index that only searches use, no fold: views that are being made get it at the end."""
+
 checkpoints = sa.Table(
     "checkpoints",
     metadata,

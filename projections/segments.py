@@ -312,18 +312,27 @@ def pending_blocks(connection: sa.Connection) -> dict[str, Pending]:
     return found
 
 
+_BLOCKS_READ = 64
+"""Blocks that are held in memory together."""
+
+
 def blocks_of(
     connection: sa.Connection, run_ids: Sequence[str]
 ) -> Iterator[tuple[str, int, Block]]:
-    """The (run id, block id, block) of these runs, in their order, oldest first."""
-    for run_id in run_ids:
-        statement = (
-            sa.select(blocks.c.block_id, blocks.c.data)
-            .where(blocks.c.run_id == run_id)
-            .order_by(blocks.c.block_id)
-        )
-        for block_id, data in connection.execute(statement):
-            yield run_id, block_id, decode_block(data)
+    """The (run id, block id, block) of these runs, in order of run ids, oldest first."""
+    for start in range(0, len(run_ids), _IDS_MAX):
+        some = sorted(run_ids[start : start + _IDS_MAX])
+        wanted = sa.select(blocks.c.run_id, blocks.c.block_id).where(blocks.c.run_id.in_(some))
+        # The ids are in an index; the blocks themselves are never sorted, nor held all at once.
+        owners = sorted(tuple(row) for row in connection.execute(wanted))
+        for first in range(0, len(owners), _BLOCKS_READ):
+            part = owners[first : first + _BLOCKS_READ]
+            ids = [block_id for _, block_id in part]
+            statement = sa.select(blocks.c.block_id, blocks.c.data)
+            rows = connection.execute(statement.where(blocks.c.block_id.in_(ids)))
+            data = {block_id: block for block_id, block in rows}
+            for run_id, block_id in part:
+                yield run_id, block_id, decode_block(data.pop(block_id))
 
 
 def delete_blocks(connection: sa.Connection, ids: Sequence[int]) -> int:

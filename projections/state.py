@@ -33,6 +33,7 @@ class _Layout:
     values_of: Callable[[Row], Key]
     grouped: bool
     """Whether the primary key has several columns, so that its first one makes groups."""
+    any: str
     one: str
     group: str
     upsert: str
@@ -63,6 +64,7 @@ def _layout(table: sa.Table) -> _Layout:
         key_of=_getter(keys),
         values_of=_getter(names),
         grouped=len(keys) > 1,
+        any=f"SELECT 1 FROM {table.name} LIMIT 1",
         one=text(sa.select(*table.columns).where(by_key)),
         group=text(sa.select(*table.columns).where(table.c[keys[0]] == sa.bindparam("prefix"))),
         upsert=upsert,
@@ -85,6 +87,7 @@ class Rows:
     """
 
     __slots__ = (
+        "_any",
         "_complete",
         "_dirty",
         "_groups",
@@ -105,6 +108,7 @@ class Rows:
         self._groups: dict[Any, set[Key]] = {}
         self._complete: set[Any] = set()
         self._dirty: dict[Key, None] = {}
+        self._any: bool | None = None
         self._touched: set[Key] = set()
 
     def touched(self) -> set[Key]:
@@ -125,6 +129,12 @@ class Rows:
         found = self._state.fetch(layout.one, key)
         self._rows[key] = dict(zip(layout.names, found[0], strict=True)) if found else None
         return self._rows[key]
+
+    def any(self) -> bool:
+        """Whether the table has rows at all; asked of the database once a batch."""
+        if self._any is None:
+            self._any = bool(self._state.fetch(self._layout.any, ()))
+        return self._any or bool(self._rows)
 
     def group(self, prefix: Any) -> list[Row]:
         """All rows whose first primary-key column has this value."""
@@ -195,6 +205,7 @@ class Rows:
     def forget(self) -> None:
         """Drops what was read or changed, so that it is read again."""
         self._dirty.clear()
+        self._any = None
         self._rows.clear()
         self._groups.clear()
         self._complete.clear()

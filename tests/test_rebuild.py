@@ -103,6 +103,21 @@ def test_views_and_lake_that_are_gone_are_made_again(home: Home) -> None:
     assert home.content() == before
 
 
+def schema_of(home: Home) -> set[str]:
+    """The statements that made the views' tables and indexes."""
+    with home.views.read() as connection:
+        statement = sa.text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return set(connection.execute(statement).scalars())
+
+
+def test_rebuilt_views_have_every_index(home: Home) -> None:
+    """What is left out while the views are made is there when they take the live ones' place."""
+    before = schema_of(home)
+    run_rebuild(home.log, home.views, home.lake)
+    assert schema_of(home) == before
+    assert any("params_by_value" in made for made in before)
+
+
 def test_many_batches_and_segments_give_the_same(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

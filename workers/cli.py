@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from typing import Any
 
@@ -18,6 +19,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sql": ("workers.sql_command", "sql_command"),
 }
 """Each command's module and name. The supervisor of a server must not load what they need."""
+
+COLLECT_EVERY = 20_000
+"""New containers after which the garbage collector looks for cycles among them."""
 
 
 class Commands(click.Group):
@@ -42,6 +46,9 @@ class Commands(click.Group):
 def main() -> None:
     """Runfold: a tracking server for machine-learning runs that speaks MLflow's REST API and keeps
     everything in an append-only event log."""
+    # Each row and request makes containers that are gone soon after; by default the collector looks
+    # at them every 700. What the libraries made at their import is looked at ever more rarely.
+    gc.set_threshold(COLLECT_EVERY, 20, 50)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ GRACE_S = 1.0
 STUCK_S = 60.0
 """Another process that holds the projector's lock and folds nothing for so long is stuck."""
 BETWEEN_STEPS = 20
-STEP_EVENTS: dict[Lane, int] = {"journal": 2_000, "points": 256}
+STEP_EVENTS: dict[Lane, int] = {"journal": 5_000, "points": 256}
 
 
 class MaintenanceError(Exception):
@@ -198,9 +198,9 @@ def _remove(path: Path) -> None:
 
 
 def empty_views(path: Path, log: Log) -> Views:
-    """Views at this path that nothing is folded into yet."""
-    views = Views(path, log.identity.log_id)
-    make_empty(path, views.fingerprint)
+    """Views at this path that nothing is folded into yet, without the indexes for searches."""
+    views = Views(path, log.identity.log_id, being_made=True)
+    make_empty(path, views.fingerprint, for_search=False)
     return views
 
 

@@ -15,7 +15,7 @@ from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import Lane
 from events.log import Log, LogError
 from events.settings import SettingError
-from projections.database import Views, put_in_place, remove_replaced
+from projections.database import Views, add_search_indexes, put_in_place, remove_replaced
 from projections.replacement import NAMES, NotReplaced, lanes_of, replace_view
 from workers.logs import configure_logs
 from workers.maintenance import (
@@ -85,6 +85,7 @@ def _is_there(live: Views) -> bool:
 
 def _rebuild_all(log: Log, made: Views, live: Views, sealer: Sealer) -> None:
     build(log, made, sealer, heads_of(log))
+    add_search_indexes(made)
     if _is_there(live):
         publish(log, made, live)
         return
