@@ -113,7 +113,7 @@ def schema_of(home: Home) -> set[str]:
 def test_rebuilt_views_have_every_index(home: Home) -> None:
     """What is left out while the views are made is there when they take the live ones' place."""
     before = schema_of(home)
-    run_rebuild(home.log, home.views, home.lake)
+    rebuild(home)
     assert schema_of(home) == before
     assert any("params_by_value" in made for made in before)
 
