@@ -34,7 +34,10 @@ IDLE_S = 300.0
 PIECE_BYTES = 256 * 1024
 MESSAGES_BYTES_MAX = 1024 * 1024
 _F_SETPIPE_SZ = 1031
-_CHILD = "from projections.query_child import main; import sys; main(sys.argv[1:])"
+_CHILD = (
+    # Loading DuckDB is most of a child's work, so it is not to hold up anybody either.
+    "import os, sys; os.nice(19); from projections.query_child import main; main(sys.argv[1:])"
+)
 
 
 class QueryFailed(Exception):

@@ -82,7 +82,7 @@ class Confined:
 
 def lower_priority() -> None:
     """Lets everything else on the machine go first."""
-    os.nice(10)
+    os.nice(19)
     try:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except (OSError, AttributeError):

@@ -66,6 +66,7 @@ LOGGING = "Logging"
 READING = "Searching and reading"
 BESIDE = "Reading beside the load"
 STORING = "Disk, memory, upkeep"
+SQL = "SQL"
 
 QUERIES = {
     "newest": "newest",
@@ -272,4 +273,47 @@ _STORING_ROWS = (
     Row("gc-time", STORING, "gc of that run", "s", "less", (Limit(30, scales=True),)),
 )
 
-ROWS: tuple[Row, ...] = (*_LOGGING_ROWS, *_READING_ROWS, *_BESIDE_ROWS, *_STORING_ROWS)
+_SQL_ROWS = (
+    Row("sql-empty", SQL, "a query of nothing", "ms", "less", (Limit(60, scales=True),)),
+    Row(
+        "sql-arrow",
+        SQL,
+        "every point of a million streamed as Arrow",
+        "rows/s",
+        "more",
+        (Limit(1_000_000, scales=True),),
+    ),
+    Row(
+        "sql-beside-rate",
+        SQL,
+        "log-batch beside one query a second over every point",
+        "points/s",
+        "more",
+    ),
+    Row(
+        "sql-beside-share",
+        SQL,
+        "of the rate without queries, measured just before",
+        "%",
+        "more",
+        (Limit(80),),
+    ),
+    Row("sql-beside-query", SQL, "such a query", "ms", "less"),
+    Row("sql-hostile-p99", SQL, "log-batch beside two clients of bombs, p99", "ms", "less"),
+    Row(
+        "sql-hostile-times",
+        SQL,
+        "of what it is without them",
+        "times",
+        "less",
+        (Limit(2),),
+    ),
+)
+
+ROWS: tuple[Row, ...] = (
+    *_LOGGING_ROWS,
+    *_READING_ROWS,
+    *_BESIDE_ROWS,
+    *_STORING_ROWS,
+    *_SQL_ROWS,
+)

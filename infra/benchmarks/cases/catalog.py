@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from infra.benchmarks.bench import Case
-from infra.benchmarks.cases import disk, history, logging, runs, upkeep
+from infra.benchmarks.cases import disk, history, logging, runs, sql, upkeep
 
 CASES: tuple[Case, ...] = (
     *logging.CASES,
@@ -11,4 +11,5 @@ CASES: tuple[Case, ...] = (
     *history.CASES,
     *disk.CASES,
     *upkeep.CASES,
+    *sql.CASES,
 )
