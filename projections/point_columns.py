@@ -87,6 +87,11 @@ class Gathered:
         self._timestamps.append(block.timestamps)
         self._values.append(block.values)
 
+    @property
+    def names(self) -> int:
+        """How many runs and series they are of, which take more memory than points."""
+        return len(self._names)
+
     def take(self) -> PointColumns:
         """Everything gathered, in the lake's order; nothing is left here, to spare memory."""
         names, self._names = list(self._names), {}

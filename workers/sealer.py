@@ -74,7 +74,9 @@ class SealerSettings:
     batch_points: int = 500_000
     """About so many points are sealed into one segment,"""
     batch_blocks: int = 10_000
-    """from so many blocks at most."""
+    """from so many blocks at most,"""
+    batch_names: int = 50_000
+    """and of about so many runs' series."""
     merge_segments: int = 4
     """So many segments of about one size become one."""
     merged_points_max: int = 16_000_000
@@ -304,6 +306,7 @@ class Sealer:
                 found.add(run_id, block)
                 if (
                     found.points >= self._settings.batch_points
+                    or found.names >= self._settings.batch_names
                     or len(ids) >= self._settings.batch_blocks
                 ):
                     break
