@@ -6,23 +6,15 @@ SELECT: a macro's columns, and the number of points of `lttb`, must be known bef
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
-from projections.sql_tables import BY_NAME
+from projections.sql_rows import quoted
 
-_PIVOTED = {"params": "params", "latest_metrics": "metrics", "tags": "tags"}
+PIVOTED = {"params": "params", "latest_metrics": "metrics", "tags": "tags"}
 """The tables whose keys become columns, and what the columns' names begin with."""
 
 
-def macros(names: Collection[str]) -> tuple[str, ...]:
-    """The statements that make those of the macros that are among these names."""
-    return (
-        *(_RUN_TABLE if "run_table" in names else ()),
-        *((_CURVES,) if "curves" in names else ()),
-    )
-
-
-_CURVES = """CREATE MACRO curves(metric, points := 200) AS TABLE FROM query(
+CURVES = """CREATE MACRO curves(metric, points := 200) AS TABLE FROM query(
 'SELECT experiment_id, run_id, key, point.x::BIGINT AS step, point.y AS value FROM (
   SELECT experiment_id, run_id, key, unnest(thinned) AS point FROM (
     SELECT experiment_id, run_id, key,
@@ -59,16 +51,22 @@ def _pivot_of(table: str) -> str:
     )
 
 
-_RUN_TABLE = (
-    "SET VARIABLE run_tables = (SELECT map_from_entries(list((experiment_id, query))) FROM"
-    " (SELECT experiment_id, 'SELECT * FROM (FROM runs WHERE experiment_id = ''' || experiment_id"
-    " || ''')' || " + " || ".join(_pivot_of(table) for table in _PIVOTED) + " AS query"
+QUERIES = (
+    "SELECT experiment_id, 'SELECT * FROM (FROM runs WHERE experiment_id = ''' || experiment_id"
+    " || ''')' || " + " || ".join(_pivot_of(table) for table in PIVOTED) + " AS query"
     " FROM (SELECT DISTINCT experiment_id FROM runs) LEFT JOIN ("
-    + " UNION ALL ".join(_columns_of(table, prefix) for table, prefix in _PIVOTED.items())
-    + ") USING (experiment_id) GROUP BY experiment_id))",
-    "CREATE MACRO run_table(experiment) AS TABLE FROM query(coalesce("
-    "getvariable('run_tables')[experiment::VARCHAR], 'FROM runs WHERE false'))",
+    + " UNION ALL ".join(_columns_of(table, prefix) for table, prefix in PIVOTED.items())
+    + ") USING (experiment_id) GROUP BY experiment_id"
 )
+"""Asked of the tables it gives, for each experiment, the query that makes a row of each run."""
 
-COLUMNS = BY_NAME["runs"].column_names()
-"""What `run_table` has before the params, metrics and tags."""
+
+def run_table(queries: Sequence[tuple[str, str]]) -> str:
+    """The macro over what QUERIES has found. Its text holds the queries, for DuckDB has to know
+    what `query` is given before anything is read."""
+    pairs = ", ".join(f"{quoted(one)}: {quoted(query)}" for one, query in queries)
+    known = f"MAP {{{pairs}}}[experiment::VARCHAR]" if pairs else "NULL"
+    return (
+        "CREATE MACRO run_table(experiment) AS TABLE FROM query("
+        f"coalesce({known}, 'FROM runs WHERE false'))"
+    )

@@ -9,6 +9,7 @@ told which files count, so all tables are one snapshot.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from projections.lake import SegmentGone, files, reader_cursor
 from projections.lake_changes import KINDS
 from projections.lake_exports import folder_of, get_state
 from projections.sql_events import event_columns, events_behind
-from projections.sql_macros import macros
+from projections.sql_macros import CURVES, PIVOTED, QUERIES, run_table
 from projections.sql_points import (
     doubtful_runs,
     metrics_view,
@@ -50,8 +51,7 @@ class Snapshot:
     folder: Path
     statements: tuple[str, ...]
     """For a fresh DuckDB connection that may read the folder and nothing else, in this order,
-    before it is locked down: views and macros. They read footers, no rows, unless `run_table` is
-    among the tables."""
+    before it is locked down: views and macros. They read footers and no rows."""
 
 
 def take_snapshot(
@@ -67,23 +67,38 @@ def take_snapshot(
 
     Wait for the views beforehand to have it fresh. `tables` bounds the work to tables that the
     query can name (`run_table` and `curves` count as ones); others are then not declared at all.
-    Raises SegmentGone where a file vanishes before it is linked: try again with a new folder.
+    Raises SegmentGone where a file vanishes before it is linked: the folder is emptied, try again.
     """
     names = names_needed(tables)
     if not names:
         return Snapshot(folder, ())
-    with views.read() as connection:
-        return _Taking(connection, log, lake, folder, experiments).take(names)
+    try:
+        with views.read() as connection:
+            return _Taking(connection, log, lake, folder, experiments).take(names)
+    except SegmentGone:
+        _empty(folder)
+        raise
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.is_dir():
+            shutil.rmtree(file)
+        else:
+            file.unlink()
 
 
 def names_needed(tables: Collection[str] | None) -> set[str]:
     """The tables to declare for a query that can name these: what macros read is among them."""
     names = {*BY_NAME, "run_table", "curves"} if tables is None else set(tables)
     if "run_table" in names:
-        names |= {"runs", "params", "tags", "latest_metrics"}
+        names |= {"runs", *PIVOTED}
     if "curves" in names:
         names.add("metrics")
     return names
+
+
+_RUN_TABLE_READS = [f"CREATE VIEW {name} " for name in ("runs", *PIVOTED)]
 
 
 class _Taking:
@@ -127,7 +142,23 @@ class _Taking:
             statements.append(self._metrics())
         if "events" in names:
             statements.append(self._events())
-        return Snapshot(self._folder, (*statements, *macros(names)))
+        if "run_table" in names:
+            statements.append(self._run_table(statements))
+        if "curves" in names:
+            statements.append(CURVES)
+        return Snapshot(self._folder, tuple(statements))
+
+    def _run_table(self, statements: list[str]) -> str:
+        """The macro, whose columns are found here over the same files: the child that runs the
+        query may do nothing but what its statement says."""
+        made = [one for one in statements if one.startswith(tuple(_RUN_TABLE_READS))]
+        try:
+            for one in made:
+                self._cursor.execute(one.replace("CREATE VIEW", "CREATE OR REPLACE TEMP VIEW", 1))
+            return run_table(self._cursor.execute(QUERIES).fetchall())
+        finally:
+            for one in made:
+                self._cursor.execute(f"DROP VIEW IF EXISTS temp.{one.split(maxsplit=3)[2]}")
 
     def _of_runs(self, table: str) -> str:
         kind = KINDS[table]

@@ -23,7 +23,9 @@ from events.runs import (
     RunCreated,
     RunDeleted,
     RunPurged,
+    RunTag,
 )
+from projections.sql_snapshot import SegmentGone, take_snapshot
 from projections.sql_tables import TABLES, with_tables
 from tests.sql_cases import SqlCase, Tables, as_rest_says, without_times
 from tests.test_replay import EVENTS, IDS
@@ -144,7 +146,11 @@ def a_case(folder: Path) -> SqlCase:
         created = ExperimentCreated(f"experiment {number}", "uri", 1)
         case.given(experiment_events.EXPERIMENT_CREATED, number, created)
         case.given(RUN_CREATED, f"run{number}", RunCreated(number, f"name{number}", "me", 1, "a"))
-        case.given(RUN_BATCH_LOGGED, f"run{number}", RunBatchLogged([Param("lr", f"0.{number}")]))
+        case.given(
+            RUN_BATCH_LOGGED,
+            f"run{number}",
+            RunBatchLogged([Param("lr", f"0.{number}")], [RunTag("team", number)]),
+        )
         points = [(Series("loss"), step, step, 1 / (1 + step)) for step in range(100)]
         case.given(POINTS_LOGGED, f"run{number}", make_block(points))
     case.projector.catch_up()
@@ -263,6 +269,22 @@ def test_an_export_writes_only_parts_that_changed(tmp_path: Path) -> None:
     changed = {name for name in after if after[name] != before[name]}
     assert changed - {"experiment_id=1/events"} == {"experiment_id=1/params"}
     check(case)
+    case.close()
+
+
+def test_a_file_that_vanished_is_told_and_the_folder_is_empty(tmp_path: Path) -> None:
+    """The next try finds the folder as it was; once the file is there again it succeeds."""
+    case = a_case(tmp_path)
+    case.exporter.round()
+    (file,) = (case.lake / ".exports" / "experiment_id=2" / "tags").iterdir()
+    hidden = file.rename(tmp_path / "hidden")
+    folder = tmp_path / "given"
+    folder.mkdir()
+    with pytest.raises(SegmentGone):
+        take_snapshot(case.views, case.log, case.lake, None, folder)
+    assert list(folder.iterdir()) == []
+    hidden.rename(file)
+    assert take_snapshot(case.views, case.log, case.lake, None, folder).statements
     case.close()
 
 
