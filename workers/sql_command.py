@@ -288,69 +288,71 @@ def _source(tracking_uri: str | None, settings: Settings) -> Iterator[Source]:
         yield FolderSource(stores)
 
 
+_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.argument("statement", required=False),
+    click.option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        show_envvar=True,
+        metavar="URL",
+        help="A running server, http://…; else the folder of --home is read, whether a "
+        "server runs on it or not.",
+    ),
+    click.option(
+        "--file",
+        "-f",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True),
+        help="Read the statement from this file; - is standard input.",
+    ),
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(FORMS),
+        default="table",
+        show_default=True,
+        help="How the rows are written.",
+    ),
+    click.option(
+        "--output",
+        "-o",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write to this file, which appears when it is whole.",
+    ),
+    click.option(
+        "--param",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help='The value of $NAME: JSON (0.1, true, null, "text", [1, 2]) or else a text. '
+        "Can be given again.",
+    ),
+    click.option(
+        "--experiment-id",
+        multiple=True,
+        metavar="ID",
+        help="Only what is of this experiment. Can be given again.  [default: all]",
+    ),
+    click.option(
+        "--max-rows",
+        type=click.IntRange(0),
+        metavar="ROWS",
+        help=f"At most so many rows.  [default: {TABLE_ROWS:,} in a table, else all]",
+    ),
+    click.option(
+        "--history",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="RUNFOLD_SQL_HISTORY",
+        default="~/.local/state/runfold/sql_history",
+        show_default=True,
+        show_envvar=True,
+        help="Where the prompt keeps what was typed.",
+    ),
+)
+"""What the command takes beside the stores and the limits."""
+
+
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command's own options."""
-    for option in reversed(
-        (
-            click.argument("statement", required=False),
-            click.option(
-                "--tracking-uri",
-                envvar="MLFLOW_TRACKING_URI",
-                show_envvar=True,
-                metavar="URL",
-                help="A running server, http://…; else the folder of --home is read, whether a "
-                "server runs on it or not.",
-            ),
-            click.option(
-                "--file",
-                "-f",
-                type=click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True),
-                help="Read the statement from this file; - is standard input.",
-            ),
-            click.option(
-                "--format",
-                "form",
-                type=click.Choice(FORMS),
-                default="table",
-                show_default=True,
-                help="How the rows are written.",
-            ),
-            click.option(
-                "--output",
-                "-o",
-                type=click.Path(path_type=Path, dir_okay=False),
-                help="Write to this file, which appears when it is whole.",
-            ),
-            click.option(
-                "--param",
-                multiple=True,
-                metavar="NAME=VALUE",
-                help='The value of $NAME: JSON (0.1, true, null, "text", [1, 2]) or else a text. '
-                "Can be given again.",
-            ),
-            click.option(
-                "--experiment-id",
-                multiple=True,
-                metavar="ID",
-                help="Only what is of this experiment. Can be given again.  [default: all]",
-            ),
-            click.option(
-                "--max-rows",
-                type=click.IntRange(0),
-                metavar="ROWS",
-                help=f"At most so many rows.  [default: {TABLE_ROWS:,} in a table, else all]",
-            ),
-            click.option(
-                "--history",
-                type=click.Path(path_type=Path, dir_okay=False),
-                envvar="RUNFOLD_SQL_HISTORY",
-                default="~/.local/state/runfold/sql_history",
-                show_default=True,
-                show_envvar=True,
-                help="Where the prompt keeps what was typed.",
-            ),
-        )
-    ):
+    """Adds _OPTIONS."""
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
