@@ -5,6 +5,7 @@ What they are and what must become of each stands in tests/hostile_statements.sq
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +78,7 @@ def test_no_statement_does_harm_through_the_server(
         body = {"statement": hostile.statement, "experiment_ids": [MINE]}
         try:
             answer = post(server, "runfold/sql", body)
-        except (OSError, servers.http.client.HTTPException):
+        except (OSError, http.client.HTTPException):
             # Cut short: a limit was met after the answer had begun.
             return complaint(hostile, answered=False, limit=True, text="")
         text = answer.body.decode()
