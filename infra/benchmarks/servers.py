@@ -37,8 +37,13 @@ def free_port() -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the files below a folder take."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """The size of all files below a folder; one of several names counts once."""
+    sizes: dict[int, int] = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            found = path.stat()
+            sizes[found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def runfold_command(*arguments: str) -> list[str]:
