@@ -25,7 +25,9 @@ VALUES = st.sampled_from(
 STEPS = st.integers(0, 400) | st.sampled_from([-(2**63), -1, 0, 0, 1, 2**40, 2**63 - 1])
 TIMES = st.integers(0, 50) | st.sampled_from([0, 0, 2**40])
 POINTS = st.lists(st.tuples(STEPS, TIMES, VALUES), min_size=1, max_size=120)
-TIMED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2_000), VALUES), min_size=1, max_size=120)
+TIMED = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 2_000), VALUES), min_size=1, max_size=120
+)
 Found = tuple[int, int, float]
 
 
