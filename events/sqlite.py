@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,23 +59,38 @@ def open_engine(
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
     )
 
+    pragmas = [
+        "journal_mode=WAL",
+        f"synchronous={synchronous}",
+        f"cache_size=-{cache_mb * 1024}",
+        "foreign_keys=OFF",
+        f"wal_autocheckpoint={wal_pages}",
+        *(["secure_delete=ON"] if secure_delete else []),
+        *(["query_only=ON"] if read_only else []),
+    ]
+    sa.event.listen(engine, "connect", _configuring(pragmas))
+    sa.event.listen(engine, "begin", _beginning("BEGIN" if read_only else "BEGIN IMMEDIATE"))
+    return engine
+
+
+def _configuring(pragmas: Sequence[str]) -> Callable[[Any, Any], None]:
+    """What is done to each new connection."""
+
     def configure(connection: Any, _record: Any) -> None:
+        # Transactions begin where we say, not where the driver guesses.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute(f"PRAGMA synchronous={synchronous}")
-        cursor.execute(f"PRAGMA cache_size=-{cache_mb * 1024}")
-        cursor.execute("PRAGMA foreign_keys=OFF")
-        cursor.execute(f"PRAGMA wal_autocheckpoint={wal_pages}")
-        if secure_delete:
-            cursor.execute("PRAGMA secure_delete=ON")
-        if read_only:
-            cursor.execute("PRAGMA query_only=ON")
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    return configure
 
-    sa.event.listen(engine, "connect", configure)
-    sa.event.listen(engine, "begin", begin)
-    return engine
+
+def _beginning(statement: str) -> Callable[[sa.Connection], None]:
+    """What begins each transaction."""
+
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return begin
