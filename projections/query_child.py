@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import select
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ from projections.sandbox import (
     confine,
     die_with_parent,
     limit_use,
-    lower_priority,
     size_reader,
 )
 
@@ -356,7 +354,6 @@ def main(arguments: Sequence[str]) -> None:
     control_fd = int(arguments[0])
     settings = json.loads(arguments[1])
     die_with_parent(settings["parent_id"])
-    lower_priority()
     limits = Limits(settings["memory_mb"], settings["threads"], settings["cpu_s"])
     output = Output(control_fd)
     with contextlib.closing(size_reader()) as reader:
@@ -377,7 +374,3 @@ def main(arguments: Sequence[str]) -> None:
             output.tell(failed="fault", message=f"{type(error).__name__}: {error}"[:MESSAGE_MAX])
     # DuckDB would tidy up what ends anyway.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -36,7 +36,8 @@ MESSAGES_BYTES_MAX = 1024 * 1024
 _F_SETPIPE_SZ = 1031
 _CHILD = (
     # Loading DuckDB is most of a child's work, so it is not to hold up anybody either.
-    "import os, sys; os.nice(19); from projections.query_child import main; main(sys.argv[1:])"
+    "import sys; from projections.sandbox import lower_priority; lower_priority(); "
+    "from projections.query_child import main; main(sys.argv[1:])"
 )
 
 

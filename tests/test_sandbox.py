@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from projections.query_process import Child, QueryLimits
+
 PROGRAM = """
 import os, resource, socket, sys
 from pathlib import Path
@@ -122,3 +124,20 @@ def test_it_comes_after_everybody_else(folder: Path) -> None:
     """A query's process has the lowest priority but idle."""
     assert attempt(folder, "assert os.nice(0) == 19") == "done"
     assert os.nice(0) < 19
+
+
+def test_its_session_comes_after_all_others(tmp_path: Path) -> None:
+    """Where processor time is shared out by session, a query's session has the least of it, and
+    this one keeps its share."""
+    try:
+        before = Path("/proc/self/autogroup").read_text()
+    except OSError:
+        pytest.skip("this kernel shares by process")
+    child = Child(tmp_path / "queries", QueryLimits(memory_mb=100))
+    try:
+        assert b"ready" in os.read(child.control, 1_000)
+        autogroup = Path(f"/proc/{child.process.pid}/autogroup").read_text()
+    finally:
+        child.close()
+    assert autogroup.strip().endswith("nice 19")
+    assert Path("/proc/self/autogroup").read_text() == before
