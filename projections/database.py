@@ -115,7 +115,7 @@ class Views:
                 self.path,
                 synchronous="OFF" if self._being_made else "NORMAL",
                 secure_delete=True,
-                cache_mb=64 if self._being_made else 16,
+                cache_mb=32 if self._being_made else 16,
                 pool_size=2,
                 wal_pages=WAL_PAGES,
             )

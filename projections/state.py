@@ -247,6 +247,10 @@ class State:
         and reset a statement that another cursor of the connection may be in the middle of.
         """
         self._cursor.close()
+        # Each table's rows know the state: without this only the collector would free a batch.
+        self.forget()
+        self._tables.clear()
+        self._collected.clear()
 
     def fetch(self, statement: str, parameters: Key) -> list[Any]:
         """The rows that a statement in the driver's own language finds."""

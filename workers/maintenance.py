@@ -29,7 +29,7 @@ GRACE_S = 1.0
 STUCK_S = 60.0
 """Another process that holds the projector's lock and folds nothing for so long is stuck."""
 BETWEEN_STEPS = 20
-STEP_EVENTS: dict[Lane, int] = {"journal": 5_000, "points": 256}
+STEP_EVENTS: dict[Lane, int] = {"journal": 2_000, "points": 256}
 
 
 class MaintenanceError(Exception):
