@@ -33,7 +33,7 @@ PIECE_POINTS = 1_000_000
 """So many points are put in order in memory; what has more is written in pieces."""
 PIECE_NAMES = 100_000
 """So many names of runs and series are handled in memory; a piece with more is sorted by DuckDB."""
-CURVE_POINTS = 250_000
+CURVE_POINTS = 50_000
 """A run's curve of a key with so many points in a segment has a summary, for charts."""
 PIECES = "pieces"
 _CUT_BY = ("run_id", "key", "step")
