@@ -19,7 +19,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from projections.lake_exports import folder_of
-from projections.sql_points import COLUMNS_SQL
+from projections.query_points import COLUMNS_SQL
 from projections.sql_rows import quoted
 from projections.sql_tables import TABLES, SqlTable
 

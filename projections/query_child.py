@@ -30,6 +30,7 @@ from projections.query_formats import (
     separator,
     statement_for,
 )
+from projections.query_points import declare_metrics
 from projections.query_statement import (
     StatementError,
     begins_as_query,
@@ -51,6 +52,9 @@ ARROW_ROWS = 122_880
 MESSAGE_MAX = 8_000
 EXPRESSION_DEPTH_MAX = 250
 OUTPUT = "/proc/self/fd/1"
+UNSEALED_TOO_LARGE = (
+    "The points that are not sealed yet need more memory than a query may use on this server."
+)
 
 DuckDB = duckdb.DuckDBPyConnection
 
@@ -314,10 +318,14 @@ def run(connection: DuckDB, job: dict[str, Any], output: Output) -> None:
         return message.replace(f"{folder}/", "").replace(f"{job['folder']}/", "")
 
     try:
+        declare_metrics(connection, Path())
         lock(connection, folder, to_output=job["format"] == "parquet")
         for declaration in job["declarations"]:
             # With names relative to the folder no plan and no error says where it lies.
             connection.execute(hidden(declaration))
+    except (MemoryError, duckdb.OutOfMemoryException):
+        output.tell(failed="limit", message=UNSEALED_TOO_LARGE)
+        return
     except duckdb.Error as error:
         output.tell(failed="fault", message=f"the tables can't be made: {error}")
         return

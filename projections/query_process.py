@@ -113,8 +113,9 @@ class Child:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 cwd=self.folder,
-                # Fewer pools of memory, so that the limit on it means something.
-                env={"MALLOC_ARENA_MAX": "2", "LC_ALL": "C.UTF-8"},
+                # Fewer pools of memory, so that the limit on it means something; and no threads of
+                # numpy's, which would be there before the walls that only their makers pass on.
+                env={"MALLOC_ARENA_MAX": "2", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
                 pass_fds=(theirs,),
                 start_new_session=True,
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,21 +21,16 @@ from projections.database import Views
 from projections.lake import SegmentGone, files, reader_cursor
 from projections.lake_changes import KINDS
 from projections.lake_exports import folder_of, get_state
+from projections.query_points import POINTS_FILE
 from projections.sql_events import event_columns, events_behind
 from projections.sql_macros import CURVES, PIVOTED, QUERIES, run_table
-from projections.sql_points import (
-    doubtful_runs,
-    metrics_view,
-    ranges_of,
-    unsealed,
-    write_points,
-)
+from projections.sql_points import write_points
 from projections.sql_rows import (
     OF_EXPERIMENTS,
     OF_RUNS,
     READERS,
     Raw,
-    fetch_by_ids,
+    fetch_rows,
     quoted,
     write_table,
 )
@@ -50,8 +45,8 @@ class Snapshot:
 
     folder: Path
     statements: tuple[str, ...]
-    """For a fresh DuckDB connection that may read the folder and nothing else, in this order,
-    before it is locked down: views and macros. They read footers and no rows."""
+    """For a DuckDB connection that may read the folder and nothing else, in this order, after
+    `query_points.declare_metrics`: views and macros. They read footers and no rows."""
 
 
 def take_snapshot(
@@ -118,13 +113,11 @@ class _Taking:
         self._folder = folder
         self._cursor = reader_cursor()
         self._wanted = None if experiments is None else set(experiments)
-        found = connection.exec_driver_sql("SELECT experiment_id FROM experiments").scalars()
-        self._experiments = {one for one in found if experiments is None or one in experiments}
-        marks = connection.exec_driver_sql("SELECT experiment_id, kinds FROM changed_experiments")
+        found = fetch_rows(connection, "SELECT experiment_id FROM experiments")
+        self._experiments = {one for (one,) in found if self._wanted is None or one in self._wanted}
+        marks = fetch_rows(connection, "SELECT experiment_id, kinds FROM changed_experiments")
         self._marks: dict[str, int] = {row[0]: row[1] for row in marks}
-        files_there = connection.exec_driver_sql(
-            "SELECT name, experiment_id, path FROM export_files"
-        )
+        files_there = fetch_rows(connection, "SELECT name, experiment_id, path FROM export_files")
         self._files: dict[str, list[tuple[str, str]]] = {}
         for name, experiment_id, path in files_there:
             if self._is_wanted(experiment_id):
@@ -139,7 +132,7 @@ class _Taking:
         statements = [self._of_runs(table) for table in OF_RUNS if table in names]
         statements += [self._of_experiments(table) for table in OF_EXPERIMENTS if table in names]
         if "metrics" in names:
-            statements.append(self._metrics())
+            self._metrics()
         if "events" in names:
             statements.append(self._events())
         if "run_table" in names:
@@ -166,7 +159,8 @@ class _Taking:
         linked = [(one, path) for one, path in self._files.get(table, []) if one not in whole]
         fresh: dict[str, str] = {}
         gone: list[str] = []
-        for run_id, experiment_id, home in self._connection.exec_driver_sql(
+        for run_id, experiment_id, home in fetch_rows(
+            self._connection,
             "SELECT c.run_id, r.experiment_id, p.experiment_id FROM changed_runs c"
             " LEFT JOIN runs r ON r.run_id = c.run_id"
             " LEFT JOIN exported_runs e ON e.run_id = c.run_id"
@@ -178,10 +172,10 @@ class _Taking:
             if home is not None and self._is_wanted(home) and home not in whole:
                 gone.append(run_id)
         for experiment_id in sorted(whole & self._experiments):
-            found = self._connection.exec_driver_sql(
-                "SELECT run_id FROM runs WHERE experiment_id = ?", (experiment_id,)
+            found = fetch_rows(
+                self._connection, "SELECT run_id FROM runs WHERE experiment_id = ?", [experiment_id]
             )
-            fresh.update((run_id, experiment_id) for run_id in found.scalars())
+            fresh.update((run_id, experiment_id) for (run_id,) in found)
         raw = dict(READERS[table](self._connection, sorted(fresh)))
         raw["experiment_id"] = [fresh[run_id] for run_id in raw["run_id"]]
         return self._view(table, linked, raw, gone)
@@ -207,14 +201,14 @@ class _Taking:
 
     def _events_left(self, given: list[tuple[str, str]]) -> Path:
         """What is left, after a purge, of events that were exported before it."""
-        found = self._connection.exec_driver_sql("SELECT subject FROM purged").scalars()
+        found = [row[0] for row in fetch_rows(self._connection, "SELECT subject FROM purged")]
         path = self._folder / "events-left.parquet"
         self._cursor.execute(
             f"COPY (SELECT {', '.join(BY_NAME['events'].column_names())} FROM read_parquet(?,"
             " hive_partitioning = true, hive_types = {'experiment_id': VARCHAR})"
             f" WHERE NOT list_contains(?::VARCHAR[], subject)) TO {quoted(str(path))}"
             " (FORMAT parquet)",
-            [files(self._lake, [one for _, one in given]), list(found)],
+            [files(self._lake, [one for _, one in given]), found],
         )
         return path
 
@@ -245,18 +239,21 @@ class _Taking:
 
     def _linked(self, table: str, paths: Iterable[tuple[str, str]]) -> str:
         """Files of the lake in the folder, as DuckDB reads them."""
-        for experiment_id, path in paths:
-            target = self._folder / table / folder_of(experiment_id)
-            target.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(self._lake / path, target / Path(path).name)
-            except FileNotFoundError as error:
-                raise SegmentGone(f"{path} was replaced") from error
+        self._link(table, paths)
         every = files(self._folder, [f"{table}/"])[0] + "/*/*.parquet"
         return (
             f"read_parquet({quoted(every)}, hive_partitioning = true,"
             " hive_types = {'experiment_id': VARCHAR})"
         )
+
+    def _link(self, table: str, paths: Iterable[tuple[str, str]]) -> None:
+        for experiment_id, path in paths:
+            target = self._folder / _place(table, experiment_id, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(self._lake / path, target)
+            except FileNotFoundError as error:
+                raise SegmentGone(f"{path} was replaced") from error
 
     def _write_ids(self, ids: Collection[str], path: Path) -> None:
         self._cursor.execute(
@@ -264,43 +261,13 @@ class _Taking:
             [list(ids)],
         )
 
-    def _metrics(self) -> str:
-        experiment_of = self._runs_with_blocks()
-        columns = unsealed(self._connection, experiment_of)
-        segments = {
-            segment_id: (experiment_id, path)
-            for segment_id, experiment_id, path in self._connection.exec_driver_sql(
-                "SELECT segment_id, experiment_id, path FROM segments"
-            )
-            if experiment_id in self._experiments
-        }
-        doubtful = doubtful_runs(self._connection, set(segments), ranges_of(columns))
-        purged = self._connection.exec_driver_sql(
-            "SELECT r.run_id, r.segment_id FROM segment_runs r"
-            " JOIN purged p ON p.subject = r.run_id"
-        ).all()
-        gone = {run_id for run_id, segment_id in purged if segment_id in segments}
-        apart = {segment_id for found in doubtful.values() for segment_id in found}
-        apart |= {segment_id for _, segment_id in purged}
-        clean = [found for one, found in segments.items() if one not in apart]
-        mixed = [found for one, found in segments.items() if one in apart]
-        fresh = []
-        if len(columns) or not segments:
-            path = self._folder / "metrics-fresh.parquet"
-            write_points(self._cursor, columns, experiment_of, path)
-            fresh = [_plain(path)]
-        sources = [self._linked("metrics", clean)] if clean else []
-        others = [self._linked("metrics-mixed", mixed)] if mixed else []
-        (others if mixed else sources).extend(fresh)
-        return metrics_view(sources, others, _list(set(doubtful) - gone), _list(gone))
-
-    def _runs_with_blocks(self) -> Mapping[str, str]:
-        found = list(
-            self._connection.exec_driver_sql("SELECT DISTINCT run_id FROM blocks").scalars()
-        )
-        statement = "SELECT run_id, experiment_id FROM runs WHERE run_id IN ({ids})"
-        rows = fetch_by_ids(self._connection, statement, found)
-        return {run_id: one for run_id, one in rows if one in self._experiments}
+    def _metrics(self) -> None:
+        rows = fetch_rows(self._connection, "SELECT segment_id, experiment_id, path FROM segments")
+        found = [row for row in rows if row[1] in self._experiments]
+        self._link("metrics", [row[1:] for row in found])
+        segments = {row[0]: _place("metrics", *row[1:]) for row in found}
+        path = self._folder / POINTS_FILE
+        write_points(self._connection, self._experiments, segments, path)
 
 
 def _plain(path: Path) -> str:
@@ -308,5 +275,6 @@ def _plain(path: Path) -> str:
     return f"read_parquet({quoted(files(path.parent, [path.name])[0])}, hive_partitioning = false)"
 
 
-def _list(texts: Collection[str]) -> str:
-    return f"[{', '.join(map(quoted, sorted(texts)))}]"
+def _place(table: str, experiment_id: str, path: str) -> str:
+    """Where a file of the lake is linked, from the folder on."""
+    return f"{table}/{folder_of(experiment_id)}/{Path(path).name}"

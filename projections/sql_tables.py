@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TEXTS = "MAP(VARCHAR, VARCHAR)"
+MS_MAX = 9_000_000_000_000_000
+"""Times farther from 1970 than this, which no TIMESTAMP holds, are null there."""
 BEGIN = "<!-- The tables, made by `python -m projections.sql_tables docs/sql.md`. -->"
 END = "<!-- The end of the tables. -->"
 
@@ -179,6 +181,14 @@ TABLES: tuple[SqlTable, ...] = (
 )
 
 BY_NAME = {table.name: table for table in TABLES}
+
+
+def timestamp(milliseconds: str) -> str:
+    """The SQL of a TIMESTAMP from milliseconds since 1970; null where there is none."""
+    return (
+        f"CASE WHEN {milliseconds} BETWEEN -{MS_MAX} AND {MS_MAX}"
+        f" THEN make_timestamp_ms({milliseconds}) END"
+    )
 
 
 def tables_markdown() -> str:

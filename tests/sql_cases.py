@@ -22,6 +22,7 @@ from projections.logged_models import (
     model_texts,
 )
 from projections.metrics import latest_metrics
+from projections.query_points import declare_metrics
 from projections.runs import get_rows, params, tags, texts_of
 from projections.schema import metadata, purged, rejections
 from projections.sql_snapshot import Snapshot, take_snapshot
@@ -66,7 +67,9 @@ class SqlCase:
     def connected(self, experiments: Collection[str] | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB with the tables of a snapshot."""
         connection = duckdb.connect()
-        for statement in self.snapshot(experiments).statements:
+        taken = self.snapshot(experiments)
+        declare_metrics(connection, taken.folder)
+        for statement in taken.statements:
             connection.execute(statement)
         return connection
 

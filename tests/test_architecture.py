@@ -80,6 +80,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "purges",
         "query_child",
         "query_formats",
+        "query_points",
         "query_process",
         "query_statement",
         "replacement",
