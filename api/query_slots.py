@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from events.errors import TooManyRequests
 from events.settings import Settings
-from projections.query_process import FOLDERS, Child, QueryLimits, Spares, sweep
+from projections.query_process import FOLDERS, Child, QueryLimits, Spares, sweep, threads_for
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,10 +28,14 @@ class QuerySlots:
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.refused = 0
+        self.snapshot_turn = asyncio.Lock()
+        """Whoever takes a snapshot holds it: two at once would take twice as much from those who
+        log. The thread keeps the server's priority; one with less could hold Python's lock while
+        it is not run, and everybody would wait for it."""
         self.folders = settings.lake_path / FOLDERS
         limits = QueryLimits(
             memory_mb=settings.sql_memory_mb,
-            threads=settings.sql_threads,
+            threads=threads_for(settings.sql_threads),
             seconds=settings.sql_seconds,
             rows=settings.sql_rows,
         )

@@ -24,7 +24,7 @@ from events.errors import InvalidParameterValue, NotImplementedHere, Temporarily
 from projections.query_formats import FORMATS, MEDIA_TYPES, Format
 from projections.query_process import Child, Job, QueryFailed, RunningQuery
 from projections.query_statement import names_in
-from projections.sql_snapshot import SegmentGone, take_snapshot
+from projections.sql_snapshot import SegmentGone, Snapshot, take_snapshot
 from projections.sql_tables import BY_NAME
 
 logger = structlog.get_logger(__name__)
@@ -134,26 +134,8 @@ async def _answer(
     await services.views.read(_nothing)
     await turn.call(turn.take)
     assert turn.child is not None
-    tables = names_in(job.statement, QUERY_NAMES)
-    for _ in range(SNAPSHOTS_MAX):
-        try:
-            snapshot = await turn.call(
-                take_snapshot,
-                services.views_file,
-                services.log,
-                services.settings.lake_path,
-                experiment_ids,
-                turn.child.folder,
-                tables,
-            )
-            break
-        except SegmentGone:
-            continue
-    else:
-        raise TemporarilyUnavailable(
-            "A file of the lake is missing. Try again shortly; if that does not help, `runfold "
-            "rebuild` makes the views and the lake anew from the log."
-        )
+    async with turn.slots.snapshot_turn:
+        snapshot = await _snapshot(services, turn, turn.child, job, experiment_ids)
     query = RunningQuery(turn.child, job, snapshot.statements)
     await turn.call(query.begin)
     pieces: list[bytes] = []
@@ -164,6 +146,27 @@ async def _answer(
             return Response(b"".join(pieces), headers=_headers(job.format))
         pieces.append(data)
     return _Streamed(turn, query, b"".join(pieces), job.format)
+
+
+async def _snapshot(
+    services: Services, turn: _Turn, child: Child, job: Job, experiment_ids: list[str] | None
+) -> Snapshot:
+    tables = names_in(job.statement, QUERY_NAMES)
+    for _ in range(SNAPSHOTS_MAX):
+        with contextlib.suppress(SegmentGone):
+            return await turn.call(
+                take_snapshot,
+                services.views_file,
+                services.log,
+                services.settings.lake_path,
+                experiment_ids,
+                child.folder,
+                tables,
+            )
+    raise TemporarilyUnavailable(
+        "A file of the lake is missing. Try again shortly; if that does not help, `runfold "
+        "rebuild` makes the views and the lake anew from the log."
+    )
 
 
 def _nothing(_connection: sa.Connection) -> None:
@@ -188,7 +191,7 @@ class _Turn:
     """One query's turn, from when it has one until its child is gone."""
 
     def __init__(self, slots: QuerySlots) -> None:
-        self._slots = slots
+        self.slots = slots
         self._pending: asyncio.Future[Any] | None = None
         self._ended = False
         self.child: Child | None = None
@@ -196,13 +199,13 @@ class _Turn:
 
     def take(self) -> None:
         """Takes a child. Blocks."""
-        self.child = self._slots.take()
+        self.child = self.slots.take()
 
     async def call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a blocking call; `end` waits for it where nobody else does any more."""
         if self.abandoned:
             raise ClientDisconnect
-        future = asyncio.ensure_future(self._slots.in_thread(call, *args, **kwargs))
+        future = asyncio.ensure_future(self.slots.in_thread(call, *args, **kwargs))
         self._pending = future
         return await asyncio.shield(future)
 
@@ -226,9 +229,9 @@ class _Turn:
             with contextlib.suppress(BaseException):
                 await self._pending
         if self.child is not None:
-            await self._slots.in_thread(self.child.close)
-        self._slots.release()
-        self._slots.refill()
+            await self.slots.in_thread(self.child.close)
+        self.slots.release()
+        self.slots.refill()
 
 
 @contextlib.asynccontextmanager

@@ -40,7 +40,7 @@ class Settings:
     sql_seconds: float = 60.0
     sql_rows: int = 10_000_000
     sql_memory_mb: int = 1_024
-    sql_threads: int = 1
+    sql_threads: int = 0
     sql_spares: int = 1
     log_level: str = "info"
 
@@ -284,7 +284,8 @@ SETTINGS: tuple[Setting, ...] = (
         "sql_threads",
         "--sql-threads",
         ("RUNFOLD_SQL_THREADS",),
-        "Threads that a SQL query may use.",
+        "Threads that a SQL query may use, at the lowest priority. 0: as many as there are "
+        "processors, at most 4.",
         metavar="THREADS",
     ),
     Setting(
@@ -292,7 +293,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--sql-spares",
         ("RUNFOLD_SQL_SPARES",),
         "Processes that stand ready for the next SQL query, from the first one on until none came "
-        "for five minutes; each has 65 MB.",
+        "for five minutes; each has 70 MB.",
         metavar="PROCESSES",
     ),
     Setting(

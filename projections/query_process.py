@@ -31,6 +31,16 @@ FOLDERS = ".queries"
 """The folder within the lake of the queries' private folders."""
 IDLE_S = 300.0
 """A spare child that gets no job for so long ends by itself, and its memory is free."""
+ENVIRONMENT = {
+    "LC_ALL": "C.UTF-8",
+    # Fewer pools of memory, so that the limit on it means something.
+    "MALLOC_ARENA_MAX": "2",
+    # A thread of numpy's would be there before the walls, which hold for what is started later.
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""All that a child has in its environment."""
+THREADS_MAX = 4
+"""A query takes so many threads by itself; it gets more where it is told to."""
 PIECE_BYTES = 256 * 1024
 MESSAGES_BYTES_MAX = 1024 * 1024
 _F_SETPIPE_SZ = 1031
@@ -73,6 +83,14 @@ class QueryLimits:
     rows: int = 10_000_000
 
 
+def threads_for(wanted: int) -> int:
+    """The threads of a query by the setting: 0 stands for the processors that there are.
+
+    They come after everything else on the machine, so they are not taken from anybody.
+    """
+    return wanted or min(len(os.sched_getaffinity(0)), THREADS_MAX)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a query is asked."""
@@ -113,9 +131,7 @@ class Child:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 cwd=self.folder,
-                # Fewer pools of memory, so that the limit on it means something; and no threads of
-                # numpy's, which would be there before the walls that only their makers pass on.
-                env={"MALLOC_ARENA_MAX": "2", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
+                env=ENVIRONMENT,
                 pass_fds=(theirs,),
                 start_new_session=True,
             )

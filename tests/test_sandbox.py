@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from projections.query_process import Child, QueryLimits
+from projections.query_process import ENVIRONMENT, Child, QueryLimits, threads_for
 
 PROGRAM = """
 import os, resource, socket, sys
@@ -141,3 +141,22 @@ def test_its_session_comes_after_all_others(tmp_path: Path) -> None:
         child.close()
     assert autogroup.strip().endswith("nice 19")
     assert Path("/proc/self/autogroup").read_text() == before
+
+
+def test_no_thread_is_there_before_the_walls() -> None:
+    """What a query's process loads starts none: the walls would not hold for it."""
+    code = "import os, projections.query_child; print(len(os.listdir('/proc/self/task')))"
+    done = subprocess.run(
+        [sys.executable, "-IB", "-c", code],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "1"
+
+
+def test_a_query_has_the_processors_that_there_are() -> None:
+    """Unless it is told how many threads it has; by itself it takes no more than four."""
+    assert threads_for(0) == min(len(os.sched_getaffinity(0)), 4)
+    assert [threads_for(wanted) for wanted in (1, 3, 8)] == [1, 3, 8]

@@ -28,6 +28,7 @@ from projections.query_process import (
     QueryLimits,
     RunningQuery,
     sweep,
+    threads_for,
 )
 from projections.query_statement import names_in
 from projections.sql_snapshot import SegmentGone, take_snapshot
@@ -154,7 +155,7 @@ def limits_of(settings: Settings) -> QueryLimits:
     """What a query may use by these settings."""
     return QueryLimits(
         memory_mb=settings.sql_memory_mb,
-        threads=settings.sql_threads,
+        threads=threads_for(settings.sql_threads),
         seconds=settings.sql_seconds,
         rows=settings.sql_rows,
     )
