@@ -83,6 +83,9 @@ class Confined:
 
 _AUTOGROUP = Path("/proc/self/autogroup")
 _AUTOGROUP_TRIES = 5
+SESSION_NICE = 10
+"""A tenth of another session's share, where nothing is left over: a query under full load is slow,
+but is not starved until its time is up."""
 
 
 def lower_priority() -> None:
@@ -99,10 +102,10 @@ def lower_priority() -> None:
 
 
 def _lower_session() -> None:
-    """The lowest priority for the calling process's session, where sessions have one."""
+    """SESSION_NICE for the calling process's session, where sessions have a priority."""
     for _ in range(_AUTOGROUP_TRIES):
         try:
-            _AUTOGROUP.write_text("19")
+            _AUTOGROUP.write_text(str(SESSION_NICE))
         except BlockingIOError:
             # The kernel takes one such change in a tenth of a second, of anybody's.
             time.sleep(0.1)

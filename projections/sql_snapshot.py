@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from events.log import Log
 from projections.database import Views
-from projections.lake import SegmentGone, files, reader_cursor
+from projections.lake import DuckDB, SegmentGone, files, reader_cursor
 from projections.lake_changes import KINDS
 from projections.lake_exports import folder_of, get_state
 from projections.query_points import POINTS_FILE
@@ -111,7 +111,6 @@ class _Taking:
         self._log = log
         self._lake = lake
         self._folder = folder
-        self._cursor = reader_cursor()
         self._wanted = None if experiments is None else set(experiments)
         found = fetch_rows(connection, "SELECT experiment_id FROM experiments")
         self._experiments = {one for (one,) in found if self._wanted is None or one in self._wanted}
@@ -122,6 +121,11 @@ class _Taking:
         for name, experiment_id, path in files_there:
             if self._is_wanted(experiment_id):
                 self._files.setdefault(name, []).append((experiment_id, path))
+
+    @property
+    def _cursor(self) -> DuckDB:
+        """DuckDB, where a table needs it: a query for points alone does not."""
+        return reader_cursor()
 
     def _is_wanted(self, experiment_id: str) -> bool:
         """Whether it is asked for; '', of what belongs to none, is only with all of them."""

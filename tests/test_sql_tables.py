@@ -1,16 +1,18 @@
 """The tables of SQL queries say what REST says, whatever happened and however it is stored."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from events import experiments as experiment_events
-from events.codec import Series, decode_block, make_block
+from events.codec import Block, Series, decode_block, make_block
 from events.experiments import ExperimentCreated
 from events.metrics import POINTS_LOGGED
 from events.runs import (
@@ -26,6 +28,14 @@ from events.runs import (
     RunTag,
 )
 from projections.query_points import POINTS_FILE, read_parts
+from projections.query_process import (
+    FOLDERS,
+    Child,
+    Job,
+    QueryFailed,
+    QueryLimits,
+    RunningQuery,
+)
 from projections.sql_snapshot import SegmentGone, take_snapshot
 from projections.sql_tables import TABLES, with_tables
 from tests.sql_cases import SqlCase, Tables, as_rest_says, without_times
@@ -252,6 +262,55 @@ def test_points_of_other_steps_are_read_without_distinct(tmp_path: Path) -> None
         ).fetchall()
     assert "DISTINCT" not in repr(made)
     assert "UNION ALL" in repr(made)
+    case.close()
+
+
+def asked_in_a_process(case: SqlCase, statement: str, memory_mb: int = 300) -> str:
+    """What a query's own process answers, within its walls."""
+    child = Child(case.lake / FOLDERS, QueryLimits(memory_mb=memory_mb))
+    with contextlib.closing(child):
+        taken = take_snapshot(case.views, case.log, case.lake, None, child.folder)
+        query = RunningQuery(child, Job(statement, format="csv"), taken.statements)
+        query.begin()
+        return b"".join(iter(query.read, b"")).decode()
+
+
+def test_a_query_s_process_makes_the_same_tables(tmp_path: Path) -> None:
+    """It finds every point once: of segments, of one with a purged run, repeated, and unsealed."""
+    case = a_case(tmp_path)
+    statement = (
+        "SELECT run_id, count(*) AS points, count(DISTINCT step) AS steps, min(step) AS least,"
+        " max(timestamp_ms) AS latest, count(*) FILTER (WHERE isnan(value)) AS nans"
+        " FROM metrics GROUP BY ALL ORDER BY ALL"
+    )
+    expected = ["run_id,points,steps,least,latest,nans"]
+    assert asked_in_a_process(case, "SELECT count(*) FROM metrics").split() == [
+        "count_star()",
+        "200",
+    ]
+    case.sealer.seal_all()
+    points = [(Series("loss"), step, step, 1 / (1 + step)) for step in range(90, 110)]
+    case.given(POINTS_LOGGED, "run1", make_block([*points, (Series("loss"), 200, 1, math.nan)]))
+    case.given(RUN_DELETED, "run2", RunDeleted())
+    case.given(RUN_PURGED, "run2", RunPurged())
+    case.projector.catch_up()
+    expected.append("run1,111,111,0,109,1")
+    assert asked_in_a_process(case, statement).split() == expected
+    case.close()
+
+
+def test_unsealed_points_count_against_the_memory_of_the_query(tmp_path: Path) -> None:
+    """A query that has too little for them is ended with a reason: the server has no fault."""
+    case = a_case(tmp_path)
+    count = 400_000
+    many = np.arange(count)
+    block = Block([Series("loss")], np.zeros(count, np.uint32), many, many, many / 3)
+    case.given(POINTS_LOGGED, "run1", block)
+    case.projector.catch_up()
+    with pytest.raises(QueryFailed, match="not sealed yet need more memory") as failed:
+        asked_in_a_process(case, "SELECT count(*) FROM metrics", memory_mb=8)
+    assert failed.value.is_limit
+    assert asked_in_a_process(case, "SELECT count(*) FROM runs").split()[-1] == "2"
     case.close()
 
 
