@@ -265,6 +265,14 @@ INSERT INTO runs VALUES (1)
 UPDATE runs SET run_id = 'x'
 -- refused: rows deleted
 DELETE FROM runs
+-- refused: unsealed rows deleted
+DELETE FROM unsealed.points
+-- refused: unsealed rows made up
+INSERT INTO unsealed.names SELECT * FROM unsealed.names
+-- refused: the schema of unsealed rows dropped
+DROP SCHEMA unsealed CASCADE
+-- refused: another schema entered
+USE unsealed
 -- refused: all rows deleted
 TRUNCATE runs
 -- refused: rows merged
@@ -590,3 +598,7 @@ SELECT count(*) FROM (FROM range(100000000) USING SAMPLE reservoir(50000000))
 SELECT quantile_cont(range, range(0, 1000)::DOUBLE[]) FROM range(100000000)
 -- contained: a mode of everything
 SELECT mode(hash(range)) FROM range(200000000)
+-- harmless: the unsealed points where they lie, and metrics named so that there are some
+SELECT * FROM unsealed.points JOIN unsealed.names USING (place) WHERE EXISTS (FROM metrics)
+-- harmless: the bytes that unsealed points come from
+SELECT filename, content, (SELECT count(*) FROM metrics) FROM read_blob('points.msgpack')
