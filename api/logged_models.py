@@ -282,7 +282,7 @@ async def answer_model(request: Request) -> Response:
 
 async def _answer_written(request: Request, model_id: str) -> Response:
     """The model that a write has just changed: its verdict says that the views have the change."""
-    document = await services_of(request).views.now(get_model, model_id, allow_deleted=True)
+    document = await services_of(request).views.read(get_model, model_id, allow_deleted=True)
     return json_answer({"model": model_json(document)})
 
 
