@@ -20,7 +20,7 @@ from tests.hostile import OTHERS, SECRET, Hostile, complaint, hostile_statements
 from workers.sql_command import sql_command
 
 MINE = "1"
-LIMITS = ("--sql-seconds", "0.7", "--sql-memory", "200", "--sql-rows", "100000")
+LIMITS = ("--sql-seconds", "1.5", "--sql-memory", "200", "--sql-rows", "100000")
 
 
 @pytest.fixture
