@@ -1,0 +1,89 @@
+"""Queries beside each other in one API process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import sql
+from api.query_slots import query_slots
+from events.settings import Settings
+from projections.sql_snapshot import take_snapshot
+from tests.sql_cases import SqlCase
+
+
+class Watching:
+    """Takes snapshots, slowly, and counts how many are taken at once."""
+
+    def __init__(self, take: Callable[..., Any]) -> None:
+        self._take = take
+        self._lock = threading.Lock()
+        self._now = 0
+        self.most = 0
+        self.taken = 0
+
+    def __call__(self, *args: Any) -> Any:
+        with self._lock:
+            self._now += 1
+            self.taken += 1
+            self.most = max(self.most, self._now)
+        time.sleep(0.2)
+        try:
+            return self._take(*args)
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+async def _fresh(_read: object) -> None:
+    """The views are as fresh as the log."""
+
+
+def a_request(state: SimpleNamespace, statement: str) -> Request:
+    """A request for a query, of a client that stays."""
+    sent = [{"type": "http.request", "body": json.dumps({"statement": statement}).encode()}]
+
+    async def receive() -> Any:
+        if not sent:
+            await asyncio.sleep(60)
+        return sent.pop()
+
+    headers = [(b"content-type", b"application/json")]
+    app = SimpleNamespace(state=state)
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "app": app}
+    return Request(scope, receive)
+
+
+def test_one_snapshot_is_taken_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two queries run at once, but the work that the server does for them comes one by one."""
+    case = SqlCase(tmp_path)
+    watching = Watching(take_snapshot)
+    monkeypatch.setattr(sql, "take_snapshot", watching)
+    settings = Settings(home=tmp_path, sql_concurrent=2, sql_memory_mb=300)
+
+    async def both() -> list[Response]:
+        async with query_slots(settings) as slots:
+            services = SimpleNamespace(
+                settings=settings,
+                views=SimpleNamespace(read=_fresh),
+                views_file=case.views,
+                log=case.log,
+            )
+            state = SimpleNamespace(services=services, query_slots=slots)
+            asked = [a_request(state, f"SELECT count(*), {n} FROM metrics") for n in (1, 2)]
+            return list(await asyncio.gather(*map(sql.run_sql, asked)))
+
+    answers = asyncio.run(both())
+    assert [json.loads(bytes(one.body))["rows"] for one in answers] == [[[0, 1]], [[0, 2]]]
+    assert (watching.taken, watching.most) == (2, 1)
+    case.close()
