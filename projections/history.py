@@ -211,6 +211,11 @@ def _of_block(block: Block, steps: Steps | None) -> _Part:
 
 def _in_order(parts: Sequence[_Part], *, by_step: bool) -> Points:
     """The points as a set, sorted by timestamp and step or by step and timestamp, then value."""
+    # Parts come as requests did; each has its points in order, mostly, and is behind another.
+    parts = sorted(
+        (part for part in parts if len(part.values)),
+        key=lambda part: (part.steps if by_step else part.timestamps)[0],
+    )
     if not parts:
         return Points(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
     timestamps = np.concatenate([part.timestamps for part in parts])
