@@ -456,7 +456,7 @@ EXPLAIN ANALYZE SELECT count(*) FROM metrics, runs
 -- harmless: the plan as JSON
 EXPLAIN (FORMAT json) SELECT * FROM metrics
 -- harmless: least and greatest of files
-SELECT * FROM parquet_metadata('*.parquet') /* of runs, params, tags, metrics, events */
+SELECT * FROM parquet_metadata('**/*.parquet') /* of runs, params, tags, metrics, events */
 -- harmless: files read by name
 SELECT filename, * FROM read_parquet('**/*.parquet', filename = true, union_by_name = true) /* of runs, params, tags, metrics, events */
 -- harmless: bytes of files
