@@ -81,7 +81,7 @@ SELECT * FROM read_blob('/proc/self/fd/3')
 -- refused: the folder's other name, and up
 SELECT * FROM read_text('/proc/self/cwd/../../../views.db')
 -- refused: the root's other name
-SELECT * FROM read_text('/proc/self/root/etc/passwd')
+SELECT * FROM read_text('/proc/self/«root×1»/etc/passwd')
 -- refused: standard input
 SELECT * FROM read_text('/dev/stdin')
 -- refused: a device
@@ -121,7 +121,7 @@ FROM '{lake}/**/*.parquet'
 -- refused: a glob in FROM
 FROM '/*/*.csv'
 -- refused: JSON in FROM
-FROM '/root/.config.json'
+FROM '/«root×1»/.config.json'
 -- refused: a URL in FROM
 FROM 'https://localhost/x.parquet'
 -- refused: a bucket in FROM
