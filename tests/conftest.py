@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.backends.service import Service
 from tests import servers
+from tests.backends import fresh_database, running
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +39,39 @@ def start_runfold() -> Iterator[Callable[..., servers.Server]]:
     yield start
     for server in started:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Service]:
+    """PostgreSQL, for all tests of the session."""
+    yield from running("postgresql")
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Service]:
+    """MariaDB, for all tests of the session."""
+    yield from running("mariadb")
+
+
+@pytest.fixture
+def postgresql_uri(postgresql: Service) -> Iterator[str]:
+    """An empty database on PostgreSQL."""
+    yield from fresh_database(postgresql)
+
+
+@pytest.fixture
+def mariadb_uri(mariadb: Service) -> Iterator[str]:
+    """An empty database on MariaDB."""
+    yield from fresh_database(mariadb)
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[Service]:
+    """A PostgreSQL that the test may stop and kill."""
+    yield from running("postgresql")
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[Service]:
+    """A MariaDB that the test may stop and kill."""
+    yield from running("mariadb")
