@@ -18,6 +18,7 @@ import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,6 +37,7 @@ _COMPRESS_FROM_BYTES = 160
 """Below this a zstd frame costs more than it saves."""
 _BODY_BYTES_MAX = 1 << 30
 _WIDE_FROM_SERIES = 1 << 16
+_REMEMBERED_BYTES_MAX = 4_096
 
 
 class Series(NamedTuple):
@@ -177,8 +179,7 @@ def decode_block(data: bytes, key: str | None = None) -> Block:
         body = _body(data)
         count, header_bytes = _PREFIX.unpack_from(body)
         offset = _PREFIX.size + header_bytes
-        header = _header_decoder.decode(body[_PREFIX.size : offset])
-        series = [Series(entry[0] or "", *entry[1:]) for entry in header]
+        series = list(_declared(body[_PREFIX.size : offset]))
         index_type = "<u4" if len(series) > _WIDE_FROM_SERIES else "<u2"
         width = np.dtype(index_type).itemsize
         if len(body) != offset + count * (width + 24):
@@ -203,16 +204,28 @@ def decode_block(data: bytes, key: str | None = None) -> Block:
     return Block(series, index[at], steps, timestamps, values)
 
 
+@lru_cache(maxsize=256)
+def _known(header: bytes) -> tuple[Series, ...]:
+    return tuple(Series(entry[0] or "", *entry[1:]) for entry in _header_decoder.decode(header))
+
+
+def _declared(header: bytes) -> tuple[Series, ...]:
+    """The series of a header. A run logs the same ones again and again: those are remembered."""
+    read = _known if len(header) <= _REMEMBERED_BYTES_MAX else _known.__wrapped__
+    return read(header)
+
+
 def _body(data: bytes) -> bytes:
     form = data[:1]
     if form == _PLAIN:
         return data[1:]
     if form != _ZSTD:
         raise ValueError(f"a block of points starts with byte 0 or 1, not {form!r}")
+    frame = memoryview(data)[1:]
     # Only then is the size that a frame declares not taken on trust.
-    if not 0 <= zstandard.frame_content_size(data[1:]) <= _BODY_BYTES_MAX:
+    if not 0 <= zstandard.frame_content_size(frame) <= _BODY_BYTES_MAX:
         raise ValueError("a block of points declares no size, or one beyond the bound")
-    return _zstd.decompressor.decompress(data[1:])
+    return _zstd.decompressor.decompress(frame)
 
 
 def _places(series: list[Series], index: Indexes, key: str) -> Places:

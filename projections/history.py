@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from events.codec import Block, Float64s, Int64s, decode_block
 from projections.lake import SegmentGone, read_history, read_run
 from projections.metrics import blocks
+from projections.owned import owned_rows
 from projections.page_tokens import Position
 from projections.schema import purged
 from projections.segments import StoredCurve, curves_of, paths_of
@@ -158,6 +159,11 @@ class _Part:
     values: Float64s
 
 
+_PURGED = sa.select(purged.c.subject)
+_BLOCKS = sa.select(blocks.c.run_id, blocks.c.data)
+_BLOCK_POINTS = sa.select(blocks.c.run_id, sa.func.sum(blocks.c.points)).group_by(blocks.c.run_id)
+
+
 def _read(
     connection: sa.Connection,
     lake: Path,
@@ -168,11 +174,10 @@ def _read(
     without: Collection[str] = (),
 ) -> dict[str, list[_Part]]:
     """What blocks and segments hold of the key, by run; not what is in the segments `without`."""
-    gone = connection.execute(sa.select(purged.c.subject).where(purged.c.subject.in_(run_ids)))
-    wanted = sorted(set(run_ids) - set(gone.scalars()))
+    gone = owned_rows(connection, _PURGED, purged.c.subject, run_ids)
+    wanted = sorted(set(run_ids) - {subject for (subject,) in gone})
     found: dict[str, list[_Part]] = {run_id: [] for run_id in wanted}
-    statement = sa.select(blocks.c.run_id, blocks.c.data).where(blocks.c.run_id.in_(wanted))
-    for run_id, data in connection.execute(statement):
+    for run_id, data in owned_rows(connection, _BLOCKS, blocks.c.run_id, wanted):
         block = decode_block(data, key)
         if len(block):
             found[run_id].append(_of_block(block, steps))
@@ -266,17 +271,13 @@ def _whole(value: object) -> int:
 
 def _batches(connection: sa.Connection, run_ids: Sequence[str]) -> Iterator[list[str]]:
     """The runs in their order, so many at a time as have a bounded number of points."""
-    if not run_ids:
+    if len(run_ids) < 2:
+        yield from ([run_id] for run_id in run_ids)
         return
     counts = {run_id: 0 for run_id in run_ids}
     for run_id, found in paths_of(connection, run_ids).items():
         counts[run_id] += sum(points for _, points in found)
-    statement = (
-        sa.select(blocks.c.run_id, sa.func.sum(blocks.c.points))
-        .where(blocks.c.run_id.in_(run_ids))
-        .group_by(blocks.c.run_id)
-    )
-    for run_id, points in connection.execute(statement):
+    for run_id, points in owned_rows(connection, _BLOCK_POINTS, blocks.c.run_id, run_ids):
         counts[run_id] += points
     batch: list[str] = []
     total = 0

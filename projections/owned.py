@@ -20,12 +20,16 @@ IDS_MAX = 512
 
 
 def owned_rows(
-    connection: sa.Connection, query: sa.Select[Any], owner: sa.Column[str], ids: Sequence[str]
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    owner: sa.Column[str],
+    ids: Sequence[str],
+    values: Sequence[Any] = (),
 ) -> Iterator[tuple[Any, ...]]:
     """The query's rows whose owner is one of the ids, as the driver gives them.
 
-    In the query's order within IDS_MAX owners. `query` must be one that lives as long as its
-    module: its text is kept.
+    In the query's order within IDS_MAX owners. `values` are those of the parameters of its own
+    conditions. `query` must be one that lives as long as its module: its text is kept.
     """
     if not connection.in_transaction():
         connection.begin()
@@ -35,7 +39,7 @@ def owned_rows(
         length = 1 << (len(chunk) - 1).bit_length()
         chunk += chunk[-1:] * (length - len(chunk))
         with contextlib.closing(connection.connection.cursor()) as cursor:
-            cursor.execute(_text(query, owner, length, connection.dialect), chunk)
+            cursor.execute(_text(query, owner, length, connection.dialect), [*values, *chunk])
             rows = cursor.fetchall()
         yield from rows
 

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from events.codec import Block, decode_block
 from projections.metrics import blocks
+from projections.owned import owned_rows
 from projections.runs import runs
 from projections.schema import metadata, purged, view_meta
 from projections.segment_files import Written
@@ -137,19 +138,23 @@ def create_generation(connection: sa.Connection) -> str:
     return found
 
 
+_PATHS = (
+    sa.select(segment_runs.c.run_id, segments.c.path, segment_runs.c.points)
+    .join(segments, segments.c.segment_id == segment_runs.c.segment_id)
+    .order_by(segment_runs.c.run_id, segment_runs.c.segment_id)
+)
+_CURVES = (
+    sa.select(segment_curves.c.run_id, segments.c.path, segment_curves.c.data)
+    .join(segments, segments.c.segment_id == segment_curves.c.segment_id)
+    .where(segment_curves.c.key == sa.bindparam("key", ""))
+)
+
+
 def paths_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
     """For each run the (path, points of the run) of its segments."""
     found: dict[str, list[tuple[str, int]]] = {run_id: [] for run_id in run_ids}
-    for start in range(0, len(run_ids), _IDS_MAX):
-        chunk = list(run_ids[start : start + _IDS_MAX])
-        statement = (
-            sa.select(segment_runs.c.run_id, segments.c.path, segment_runs.c.points)
-            .join(segments, segments.c.segment_id == segment_runs.c.segment_id)
-            .where(segment_runs.c.run_id.in_(chunk))
-            .order_by(segment_runs.c.run_id, segment_runs.c.segment_id)
-        )
-        for run_id, path, points in connection.execute(statement):
-            found[run_id].append((path, points))
+    for run_id, path, points in owned_rows(connection, _PATHS, segment_runs.c.run_id, run_ids):
+        found[run_id].append((path, points))
     return found
 
 
@@ -158,21 +163,9 @@ def curves_of(
 ) -> dict[str, list[StoredCurve]]:
     """The summaries of a key's curves that there are, by run."""
     found: dict[str, list[StoredCurve]] = {}
-    for start in range(0, len(run_ids), _IDS_MAX):
-        statement = (
-            sa.select(
-                segment_curves.c.run_id,
-                segments.c.path,
-                segment_curves.c.data,
-            )
-            .join(segments, segments.c.segment_id == segment_curves.c.segment_id)
-            .where(
-                segment_curves.c.run_id.in_(list(run_ids[start : start + _IDS_MAX])),
-                segment_curves.c.key == key,
-            )
-        )
-        for run_id, *row in connection.execute(statement):
-            found.setdefault(run_id, []).append(StoredCurve(*row))
+    rows = owned_rows(connection, _CURVES, segment_curves.c.run_id, run_ids, [key])
+    for run_id, path, data in rows:
+        found.setdefault(run_id, []).append(StoredCurve(path, data))
     return found
 
 

@@ -26,6 +26,9 @@ _BUCKETS_MAX = 2 * _PARTS_MAX
 """A summary is cut finer than any choice from it by a level at least: were its buckets as wide as a
 choice's, or wider, those of half that width would be at most as many as this, and it had those."""
 _LEVEL_MAX = 64
+_LONG_BUCKET = 64
+"""Buckets of so many points and more are looked at one by one: that costs less than to compare
+each point with its bucket's extreme."""
 Places = npt.NDArray[np.intp]
 
 
@@ -145,8 +148,18 @@ def _cut_widest(values: Float64s, edges: Places, finer: Places, more: int) -> Pl
 
 
 def _ends_and_extremes(values: Float64s, edges: Places) -> Places:
-    smallest = _first_places(np.where(np.isnan(values), np.inf, values), edges, np.minimum)
-    greatest = _first_places(np.where(np.isnan(values), -np.inf, values), edges, np.maximum)
+    is_nan = np.isnan(values)
+    low = high = values
+    if is_nan.any():
+        low, high = np.where(is_nan, np.inf, values), np.where(is_nan, -np.inf, values)
+    if len(values) > _LONG_BUCKET * len(edges):
+        starts, ends = edges.tolist(), [*edges[1:].tolist(), len(values)]
+        buckets = list(zip(starts, ends, strict=True))
+        smallest = np.array([start + int(low[start:end].argmin()) for start, end in buckets])
+        greatest = np.array([start + int(high[start:end].argmax()) for start, end in buckets])
+    else:
+        smallest = _first_places(low, edges, np.minimum)
+        greatest = _first_places(high, edges, np.maximum)
     return np.unique(np.concatenate(([0], smallest, greatest, [len(values) - 1])))
 
 
