@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from events.event import Lane, NewEvent
+from events.event import JOURNAL, NewEvent, Partition
 from events.runs import Param
 from projections.folding import LIFECYCLE, Checkpoint
 from projections.runs import require_unchanged
@@ -26,9 +26,9 @@ TOUCHED_MAX = 10_000
 
 
 class Seen(Protocol):
-    """How far the lanes were folded when last looked at: the Watch."""
+    """How far the log was folded when last looked at: the Watch."""
 
-    checkpoints: Mapping[Lane, Checkpoint]
+    checkpoints: Mapping[Partition, Checkpoint]
 
 
 class Claim:
@@ -107,7 +107,7 @@ class Foresight:
 
     def _stands(self, claim: Claim) -> bool:
         """Whether nothing has changed who may be written to since the gate was asked."""
-        checkpoint = self._watch.checkpoints["journal"]
+        checkpoint = self._watch.checkpoints[JOURNAL]
         return (
             checkpoint.lifecycle == claim.lifecycle
             and checkpoint.position >= self._since - 1
@@ -126,7 +126,7 @@ class Foresight:
     def _touch(self, subject: str, position: int) -> None:
         self._touched[subject] = position
         if len(self._touched) > self._touched_max:
-            self._let_go = self._watch.checkpoints["journal"].position
+            self._let_go = self._watch.checkpoints[JOURNAL].position
             self._touched = {s: last for s, last in self._touched.items() if last > self._let_go}
             self._touched_max = max(TOUCHED_MAX, 2 * len(self._touched))
 

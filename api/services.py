@@ -18,7 +18,7 @@ from api.foresight import Claim, Foresight
 from api.watch import Watch
 from events.artifact_uris import ArtifactRoots
 from events.errors import ERRORS_BY_CODE, RunfoldError, TemporarilyUnavailable
-from events.event import LANES, EventType, Lane, NewEvent
+from events.event import JOURNAL, LANES, EventType, NewEvent, Partition
 from events.group_commit import Done, GroupCommit
 from events.log import Log
 from events.settings import Settings
@@ -40,6 +40,7 @@ T = TypeVar("T")
 READ_THREADS = 6
 GATE_IDS_MAX = 100_000
 VERDICT_RETRY_S = 0.1
+_FOLDED = "SELECT lane, partition_number, position FROM checkpoints"
 
 eventual: ContextVar[bool] = ContextVar("eventual", default=False)
 """True where the caller prefers an answer at once to a fresh one."""
@@ -121,7 +122,7 @@ class Writer:
         if not await self._watch.settled(position):
             logger.warning("no verdict: folding has stopped", position=position, type=event.type)
             return position
-        if self._watch.checkpoints["journal"].rejected >= position:
+        if self._watch.checkpoints[JOURNAL].rejected >= position:
             refusal = await self._known_verdict(position, event.subject)
             if refusal is not None:
                 raise refusal
@@ -130,7 +131,7 @@ class Writer:
     def require_folding(self) -> None:
         """Refuses, before anything is appended, what could not be answered while folding has
         stopped."""
-        stopped = self._watch.checkpoints["journal"].stopped
+        stopped = self._watch.checkpoints[JOURNAL].stopped
         if stopped is not None:
             raise TemporarilyUnavailable(
                 f"The views can't take this in now: folding stopped at {stopped}. Try again later."
@@ -173,9 +174,9 @@ class Reader:
         self._watch = watch
         self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
 
-    def heads(self) -> dict[Lane, int]:
-        """Where the lanes of the log stand now."""
-        return {lane: self._log.head(lane) for lane in LANES}
+    def heads(self) -> dict[Partition, int]:
+        """Where the log stands now."""
+        return {partition: self._log.head(partition) for partition in self._log.partitions()}
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -184,7 +185,7 @@ class Reader:
 
         Raises TemporarilyUnavailable where that takes longer than the bound.
         """
-        needed: dict[Lane, int] = {} if eventual.get() else self.heads()
+        needed: dict[Partition, int] = {} if eventual.get() else self.heads()
         while True:
             await self._watch.wait(needed)
             fresh, answer = await self.in_thread(self._try, needed, query, args, kwargs)
@@ -225,16 +226,16 @@ class Reader:
 
     def _try(
         self,
-        needed: Mapping[Lane, int],
+        needed: Mapping[Partition, int],
         query: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[bool, Any]:
         with self._views.read() as connection:
             if needed:
-                rows = connection.exec_driver_sql("SELECT lane, position FROM checkpoints").all()
-                folded = {row[0]: row[1] for row in rows}
-                if any(folded.get(lane, 0) < position for lane, position in needed.items()):
+                rows = connection.exec_driver_sql(_FOLDED).all()
+                folded = {(row[0], row[1]): row[2] for row in rows}
+                if any(folded.get(one, 0) < position for one, position in needed.items()):
                     return False, None
             return True, query(connection, *args, **kwargs)
 
@@ -277,7 +278,7 @@ class Gate:
         self._lifecycle = -1
 
     def _forget_what_changed(self) -> None:
-        lifecycle = self._watch.checkpoints["journal"].lifecycle
+        lifecycle = self._watch.checkpoints[JOURNAL].lifecycle
         if lifecycle != self._lifecycle or len(self._active) + len(self._models) > GATE_IDS_MAX:
             self._active.clear()
             self._models.clear()
@@ -299,7 +300,7 @@ class Gate:
 
     def _still(self, lifecycle: int) -> bool:
         """Whether what was found since then can be kept; another call may have begun anew."""
-        return self._watch.checkpoints["journal"].lifecycle == lifecycle == self._lifecycle
+        return self._watch.checkpoints[JOURNAL].lifecycle == lifecycle == self._lifecycle
 
     def opened(self, run_id: str, position: int) -> None:
         """Says that a run was created by the journal's event at this position."""
@@ -356,20 +357,15 @@ class Services:
         return None if lag_ms is None else lag_ms / 1000
 
     def health(self) -> dict[str, Any]:
-        """How far each lane is folded, and what is wrong."""
-        checkpoints: Mapping[Lane, Checkpoint]
+        """How far each lane and partition is folded, and what is wrong."""
+        checkpoints: Mapping[Partition, Checkpoint]
         try:
             checkpoints = self.views_file.checkpoints()
         except TemporarilyUnavailable as error:
             return {"status": "starting", "reason": error.message}
         heads = self.views.heads()
         lanes = {
-            lane: {
-                "head": heads[lane],
-                "folded": checkpoints[lane].position,
-                "lag": max(0, heads[lane] - checkpoints[lane].position),
-                "stopped": checkpoints[lane].stopped,
-            }
+            lane: _health_of({p: heads[p] for p in heads if p.lane == lane}, checkpoints)
             for lane in LANES
         }
         stopped = any(lane["stopped"] for lane in lanes.values())
@@ -383,6 +379,27 @@ class Services:
                 "max_s": round(self.watch.waited_s_max, 3),
             },
         }
+
+
+def _health_of(
+    heads: Mapping[Partition, int], checkpoints: Mapping[Partition, Checkpoint]
+) -> dict[str, Any]:
+    """How far a lane is folded: all in all, and by partition."""
+    partitions = [
+        {
+            "head": head,
+            "folded": checkpoints[partition].position,
+            "lag": max(0, head - checkpoints[partition].position),
+            "stopped": checkpoints[partition].stopped,
+        }
+        for partition, head in heads.items()
+    ]
+    found: dict[str, Any] = {
+        name: sum(one[name] for one in partitions) for name in ("head", "folded", "lag")
+    }
+    found["stopped"] = next((one["stopped"] for one in partitions if one["stopped"]), None)
+    found["partitions"] = partitions
+    return found
 
 
 def services_of(request: Request) -> Services:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from events.errors import TemporarilyUnavailable
-from events.event import LANES, Lane
+from events.event import JOURNAL, Partition
 from projections.database import Views
-from projections.folding import Checkpoint
+from projections.folding import Checkpoint, Checkpoints
 
 logger = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ Reached = Callable[[], None]
 
 
 class Watch:
-    """Knows how far each lane is folded, and wakes who waits for a position."""
+    """Knows how far each partition is folded, and wakes who waits for a position."""
 
     def __init__(self, views: Views, wait_max_s: float, urge: Callable[[], None]) -> None:
         """`urge` tells the projector that somebody waits."""
@@ -37,9 +37,9 @@ class Watch:
         self._wait_max_s = wait_max_s
         self._loop = asyncio.get_running_loop()
         self._order = itertools.count()
-        self._waiters: dict[Lane, list[tuple[int, int, Reached]]] = {lane: [] for lane in LANES}
+        self._waiters: dict[Partition, list[tuple[int, int, Reached]]] = {}
         self._looks_again: asyncio.TimerHandle | None = None
-        self.checkpoints: Mapping[Lane, Checkpoint] = {lane: Checkpoint() for lane in LANES}
+        self.checkpoints: Mapping[Partition, Checkpoint] = Checkpoints()
         self.waits = 0
         self.waits_over = 0
         self.waited_s_max = 0.0
@@ -62,8 +62,8 @@ class Watch:
             self.checkpoints = self._views.checkpoints()
         except TemporarilyUnavailable:
             return
-        for lane, waiters in self._waiters.items():
-            checkpoint = self.checkpoints[lane]
+        for partition, waiters in self._waiters.items():
+            checkpoint = self.checkpoints[partition]
             while waiters and (
                 waiters[0][0] <= checkpoint.position or checkpoint.stopped is not None
             ):
@@ -86,17 +86,18 @@ class Watch:
         if self._looks_again is None and any(self._waiters.values()):
             self._looks_again = self._loop.call_later(POLL_WAITING_S, self._look_again)
 
-    def when_reached(self, lane: Lane, position: int, reached: Reached) -> None:
-        """Has `reached` called once, when the lane has reached a position or has stopped."""
-        heapq.heappush(self._waiters[lane], (position, next(self._order), reached))
+    def when_reached(self, partition: Partition, position: int, reached: Reached) -> None:
+        """Has `reached` called once, when a partition has reached a position or has stopped."""
+        waiters = self._waiters.setdefault(partition, [])
+        heapq.heappush(waiters, (position, next(self._order), reached))
         self._look_soon()
 
-    def reached(self, needed: Mapping[Lane, int]) -> bool:
-        """Whether the lanes were folded this far when last looked at."""
-        return all(self.checkpoints[lane].position >= needed[lane] for lane in needed)
+    def reached(self, needed: Mapping[Partition, int]) -> bool:
+        """Whether the partitions were folded this far when last looked at."""
+        return all(self.checkpoints[one].position >= needed[one] for one in needed)
 
-    async def wait(self, needed: Mapping[Lane, int]) -> None:
-        """Returns once the lanes are folded this far.
+    async def wait(self, needed: Mapping[Partition, int]) -> None:
+        """Returns once the partitions are folded this far.
 
         Raises TemporarilyUnavailable (503) past the bound, or where folding has stopped.
         """
@@ -104,29 +105,29 @@ class Watch:
             return
         self.look()
         started = time.monotonic()
-        for lane, position in needed.items():
-            while self.checkpoints[lane].position < position:
+        for partition, position in needed.items():
+            while self.checkpoints[partition].position < position:
                 left_s = started + self._wait_max_s - time.monotonic()
-                stopped = self.checkpoints[lane].stopped
+                stopped = self.checkpoints[partition].stopped
                 if left_s <= 0 or stopped is not None:
-                    self._over(lane, position, stopped)
+                    self._over(partition, position, stopped)
                 self._urge()
-                await self._until(lane, position, left_s)
+                await self._until(partition, position, left_s)
         waited_s = time.monotonic() - started
         self.waits += 1
         self.waited_s_max = max(self.waited_s_max, waited_s)
         if waited_s > SLOW_WAIT_S:
             logger.warning("slow wait for the views", waited_ms=round(waited_s * 1000))
 
-    async def _until(self, lane: Lane, position: int, timeout_s: float) -> None:
-        """Waits for a lane to reach a position, to stop, or for the time to be over."""
+    async def _until(self, partition: Partition, position: int, timeout_s: float) -> None:
+        """Waits for a partition to reach a position, to stop, or for the time to be over."""
         future: asyncio.Future[None] = self._loop.create_future()
 
         def end() -> None:
             if not future.done():
                 future.set_result(None)
 
-        self.when_reached(lane, position, end)
+        self.when_reached(partition, position, end)
         # A timer of its own: asyncio.wait_for costs as much as all the rest of a write.
         timer = self._loop.call_later(timeout_s, end)
         try:
@@ -134,20 +135,20 @@ class Watch:
         finally:
             timer.cancel()
 
-    def _over(self, lane: Lane, position: int, stopped: str | None) -> None:
+    def _over(self, partition: Partition, position: int, stopped: str | None) -> None:
         self.waits_over += 1
         logger.error(
             "the views are behind",
-            lane=lane,
-            folded=self.checkpoints[lane].position,
+            lane=str(partition),
+            folded=self.checkpoints[partition].position,
             needed=position,
             stopped=stopped,
         )
         reason = f"folding stopped at {stopped}" if stopped else "the projector is behind"
         raise TemporarilyUnavailable(
-            f"The views are not as fresh as the log yet ({reason}; {lane} is folded to "
-            f"{self.checkpoints[lane].position}, needed is {position}). Try again shortly, or send "
-            "the header 'Runfold-Consistency: eventual' to read what is there."
+            f"The views are not as fresh as the log yet ({reason}; {partition} is folded to "
+            f"{self.checkpoints[partition].position}, needed is {position}). Try again shortly, or "
+            "send the header 'Runfold-Consistency: eventual' to read what is there."
         )
 
     async def settled(self, position: int) -> bool:
@@ -159,13 +160,13 @@ class Watch:
         started = time.monotonic()
         warned = False
         while True:
-            checkpoint = self.checkpoints["journal"]
+            checkpoint = self.checkpoints[JOURNAL]
             if checkpoint.position >= position:
                 return True
             if checkpoint.stopped is not None:
                 return False
             self._urge()
-            await self._until("journal", position, self._wait_max_s)
+            await self._until(JOURNAL, position, self._wait_max_s)
             if not warned and time.monotonic() - started >= self._wait_max_s:
                 logger.warning("a verdict is late", position=position)
                 warned = True

@@ -17,10 +17,10 @@ _HEAD = """# The events
 Made from the declarations in `events/` by `python -m events.documentation > docs/events.md`; a
 test holds it current.
 
-Every event has a position in its lane, a type and version, a subject (the id that it is about),
-the time at which the server took it (milliseconds since the epoch), who sent it (actor) and where
-it came from (origin: the client's address and, in the journal, its user agent). The names are
-stored as they stand here and are never changed; each version decodes for ever.
+Every event has a position in its partition of a lane, a type and version, a subject (the id that it
+is about), the time at which the server took it (milliseconds since the epoch), who sent it (actor)
+and where it came from (origin: the client's address and, in the journal, its user agent). The names
+are stored as they stand here and are never changed; each version decodes for ever.
 
 The **journal** holds everything but bulk metric points, totally ordered; its data is JSON. The
 **points** lane holds batches of metric points, in which order does not matter; its data is a

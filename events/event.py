@@ -8,12 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 Lane = Literal["journal", "points"]
 LANES: tuple[Lane, ...] = ("journal", "points")
+
+
+class Partition(NamedTuple):
+    """One ordered sequence of the log. The journal is always one, and so in total order; the
+    points lane has as many as its log makes of it."""
+
+    lane: Lane
+    number: int = 0
+    """From 0."""
+
+    def __str__(self) -> str:
+        return f"{self.lane}/{self.number}" if self.number else self.lane
+
+
+JOURNAL = Partition("journal")
+POINTS = Partition("points")
+"""The one partition of the points lane in a log that does not divide it."""
+UNDIVIDED = (JOURNAL, POINTS)
+"""The partitions of such a log."""
 
 Payload = TypeVar("Payload")
 
@@ -51,6 +70,8 @@ class Event:
     origin: str | None = None
     scrubbed: bool = False
     """True where a purge has emptied the data; only type, subject and position are left."""
+    partition: int = 0
+    """The number of its partition; 0 in the journal."""
 
 
 def encode_json(payload: Any) -> bytes:

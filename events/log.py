@@ -1,7 +1,8 @@
 """The log's interface: what every backend promises, and what the tests run over all of them.
 
-Positions are whole numbers from 1, one sequence a lane, and never become visible out of order: a
-reader that has seen position n will never find a new event at or before n.
+A lane has one partition or more, the journal exactly one. Positions are whole numbers from 1, one
+sequence a partition. They grow and may have gaps, and never become visible out of order: a reader
+that has seen position n will never find a new event at or before n.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from events.event import Event, Lane, NewEvent
+from events.event import Event, Lane, NewEvent, Partition
 
 PURGED_TYPES = ("run.purged", "experiment.purged", "logged_model.purged")
 """The events after which the earlier data of their subject may be scrubbed."""
@@ -37,20 +38,24 @@ class Log(Protocol):
     def identity(self) -> LogIdentity:
         """The log's own id and secret; the same for every process that opens it."""
 
+    def partitions(self) -> Sequence[Partition]:
+        """The partitions of both lanes, the journal first. Their number can grow."""
+
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """Adds events, all or none; returns their positions, in order.
 
         On return they are durable: they survive the loss of power.
         """
 
-    def read(self, lane: Lane, after: int, limit: int) -> list[Event]:
-        """Up to `limit` events of a lane behind a position, in order of position."""
+    def read(self, partition: Partition, after: int, limit: int) -> list[Event]:
+        """Up to `limit` events of a partition behind a position, in order of position; none only
+        where there are none."""
 
-    def head(self, lane: Lane) -> int:
-        """The position of the lane's last event; 0 for an empty lane."""
+    def head(self, partition: Partition) -> int:
+        """The position of the partition's last event; 0 where it has none."""
 
     def about(self, lane: Lane, subject: str) -> Iterator[Event]:
-        """The events of a lane with this subject, in order."""
+        """The events of a lane with this subject, in order within each partition."""
 
     def unscrubbed(self, subjects: Collection[str]) -> set[str]:
         """Those of these subjects that have events with data that a scrub would empty."""

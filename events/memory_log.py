@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
-from events.event import Event, Lane, NewEvent
+from events.event import JOURNAL, Event, Lane, NewEvent, Partition
 from events.log import PURGED_TYPES, LogIdentity
 
 
 class MemoryLog:
     """A Log that lives as long as its process."""
 
-    def __init__(self) -> None:
+    def __init__(self, points_partitions: int = 1) -> None:
         self.identity = LogIdentity("memory", b"0" * 32)
-        self._lanes: dict[Lane, list[Event]] = {"journal": [], "points": []}
+        points = (Partition("points", number) for number in range(points_partitions))
+        self._events: dict[Partition, list[Event]] = {p: [] for p in (JOURNAL, *points)}
         self._lock = threading.Lock()
+
+    def partitions(self) -> Sequence[Partition]:
+        """See Log.partitions."""
+        return tuple(self._events)
+
+    def _partition(self, event: NewEvent) -> Partition:
+        if event.lane == "journal":
+            return JOURNAL
+        return Partition("points", zlib.crc32(event.subject.encode()) % (len(self._events) - 1))
 
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """See Log.append."""
         positions = []
         with self._lock:
             for new in events:
-                lane = self._lanes[new.lane]
-                lane.append(
+                partition = self._partition(new)
+                events_there = self._events[partition]
+                events_there.append(
                     Event(
                         new.lane,
-                        len(lane) + 1,
+                        len(events_there) + 1,
                         new.type,
                         new.version,
                         new.subject,
@@ -35,25 +47,31 @@ class MemoryLog:
                         new.data,
                         new.actor,
                         new.origin,
+                        partition=partition.number,
                     )
                 )
-                positions.append(len(lane))
+                positions.append(len(events_there))
         return positions
 
-    def read(self, lane: Lane, after: int, limit: int) -> list[Event]:
+    def read(self, partition: Partition, after: int, limit: int) -> list[Event]:
         """See Log.read."""
         with self._lock:
-            return self._lanes[lane][after : after + limit]
+            return self._events[partition][after : after + limit]
 
-    def head(self, lane: Lane) -> int:
+    def head(self, partition: Partition) -> int:
         """See Log.head."""
         with self._lock:
-            return len(self._lanes[lane])
+            return len(self._events[partition])
 
     def about(self, lane: Lane, subject: str) -> Iterator[Event]:
         """See Log.about."""
         with self._lock:
-            events = [event for event in self._lanes[lane] if event.subject == subject]
+            events = [
+                event
+                for partition, there in self._events.items()
+                for event in there
+                if partition.lane == lane and event.subject == subject
+            ]
         return iter(events)
 
     def unscrubbed(self, subjects: Collection[str]) -> set[str]:
@@ -61,8 +79,8 @@ class MemoryLog:
         with self._lock:
             return {
                 event.subject
-                for lane in self._lanes.values()
-                for event in lane
+                for there in self._events.values()
+                for event in there
                 if event.subject in subjects
                 and not event.scrubbed
                 and event.type not in PURGED_TYPES
@@ -71,16 +89,16 @@ class MemoryLog:
     def scrub(self, subjects: Collection[str], keep: Callable[[Event], bytes]) -> int:
         """See Log.scrub."""
         with self._lock:
-            purged = {e.subject for e in self._lanes["journal"] if e.type in PURGED_TYPES}
+            purged = {e.subject for e in self._events[JOURNAL] if e.type in PURGED_TYPES}
             if not purged.issuperset(subjects):
                 raise PermissionError("the log is append-only: only a purged subject is scrubbed")
             count = 0
-            for lane in self._lanes.values():
-                for place, event in enumerate(lane):
+            for there in self._events.values():
+                for place, event in enumerate(there):
                     due = event.subject in subjects and event.type not in PURGED_TYPES
                     if due and not event.scrubbed:
                         kept = keep(event) if event.lane == "journal" else b""
-                        lane[place] = replace(event, data=kept, scrubbed=True)
+                        there[place] = replace(event, data=kept, scrubbed=True)
                         count += 1
         return count
 

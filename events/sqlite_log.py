@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from events.event import LANES, Event, Lane, NewEvent
+from events.event import LANES, UNDIVIDED, Event, Lane, NewEvent, Partition
 from events.log import PURGED_TYPES, LogError, LogIdentity
 from events.sqlite import SqliteError, open_engine
 
@@ -142,6 +142,10 @@ class SqliteLog:
             )
         return LogIdentity(meta["log_id"], meta["secret"])
 
+    def partitions(self) -> Sequence[Partition]:
+        """See Log.partitions."""
+        return UNDIVIDED
+
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """See Log.append. One transaction, so one fsync, whatever the number of events."""
         # A plain cursor: every metric that is logged passes here.
@@ -201,17 +205,18 @@ class SqliteLog:
             bool(row[7]),
         )
 
-    def read(self, lane: Lane, after: int, limit: int) -> list[Event]:
+    def read(self, partition: Partition, after: int, limit: int) -> list[Event]:
         """See Log.read."""
+        lane = partition.lane
         rows = self._fetch(
             f"SELECT {_COLUMNS} FROM {lane} WHERE position > ? ORDER BY position LIMIT ?",
             (after, limit),
         )
         return [self._event(lane, row) for row in rows]
 
-    def head(self, lane: Lane) -> int:
+    def head(self, partition: Partition) -> int:
         """See Log.head."""
-        return int(self._fetch(f"SELECT max(position) FROM {lane}")[0][0] or 0)
+        return int(self._fetch(f"SELECT max(position) FROM {partition.lane}")[0][0] or 0)
 
     def _fetch(self, statement: str, parameters: tuple[int, ...] = ()) -> list[Any]:
         with self._read_lock:

@@ -22,13 +22,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from events.errors import TemporarilyUnavailable
-from events.event import LANES, Lane
+from events.event import Partition
 from events.sqlite import SqliteError, open_engine
 from projections.catalog import VIEWS
-from projections.folding import Checkpoint
+from projections.folding import Checkpoint, Checkpoints
 from projections.schema import FOR_SEARCH, metadata, view_meta
 
-_CHECKPOINTS = "SELECT lane, position, lifecycle, rejected, stopped FROM checkpoints"
+_CHECKPOINTS = (
+    "SELECT lane, partition_number, position, lifecycle, rejected, stopped FROM checkpoints"
+)
 SIDE_FILES = ("-wal", "-shm")
 WAL_PAGES = 8_000
 """32 MB: folding writes the same index pages over and over."""
@@ -146,8 +148,8 @@ class Views:
         with self._current().writer.begin() as connection:
             yield connection
 
-    def checkpoints(self) -> dict[Lane, Checkpoint]:
-        """How far each lane is folded. Raises TemporarilyUnavailable while there are no views."""
+    def checkpoints(self) -> Checkpoints:
+        """How far the log is folded. Raises TemporarilyUnavailable while there are no views."""
         opened = self._current()
         with self._watch_lock:
             try:
@@ -156,9 +158,7 @@ class Views:
                     rows = cursor.fetchall()
             except SqliteError as error:
                 raise TemporarilyUnavailable(f"The views can't be read: {error}") from error
-        found: dict[Lane, Checkpoint] = {lane: Checkpoint() for lane in LANES}
-        found.update((row[0], Checkpoint(*row[1:])) for row in rows)
-        return found
+        return Checkpoints((Partition(row[0], row[1]), Checkpoint(*row[2:])) for row in rows)
 
     def require_current(self) -> None:
         """Raises TemporarilyUnavailable where there are no views, or ones of other code."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from events.errors import ResourceDoesNotExist, RunfoldError
-from events.event import Event, Lane
+from events.event import Event, Partition
 from events.experiments import EXPERIMENT_RENAMED
 from events.log import PURGED_TYPES
 from projections.catalog import EVENT_TYPES, VIEWS
@@ -30,7 +30,7 @@ for _view in VIEWS:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far a lane is folded; see the table `checkpoints` for the fields."""
+    """How far a partition of the log is folded; see the table `checkpoints` for the fields."""
 
     position: int = 0
     lifecycle: int = 0
@@ -43,43 +43,56 @@ _CHECKPOINT = sa.select(
     checkpoints.c.lifecycle,
     checkpoints.c.rejected,
     checkpoints.c.stopped,
-).where(checkpoints.c.lane == sa.bindparam("lane"))
+).where(
+    checkpoints.c.lane == sa.bindparam("lane"),
+    checkpoints.c.partition_number == sa.bindparam("number"),
+)
 
 
-def read_checkpoint(connection: sa.Connection, lane: Lane) -> Checkpoint:
-    """The lane's checkpoint; zeros for a lane that was never folded."""
-    found = connection.execute(_CHECKPOINT, {"lane": lane}).first()
+class Checkpoints(dict[Partition, Checkpoint]):
+    """The checkpoints by partition; zeros for one that was never folded."""
+
+    def __missing__(self, _partition: Partition) -> Checkpoint:
+        return Checkpoint()
+
+
+def read_checkpoint(connection: sa.Connection, partition: Partition) -> Checkpoint:
+    """The partition's checkpoint; zeros for one that was never folded."""
+    lane, number = partition
+    found = connection.execute(_CHECKPOINT, {"lane": lane, "number": number}).first()
     return Checkpoint() if found is None else Checkpoint(*found)
 
 
 def fold_batch(
     connection: sa.Connection,
-    lane: Lane,
+    partition: Partition,
     events: Sequence[Event],
     before: Checkpoint | None = None,
 ) -> Checkpoint:
-    """Folds events, which must follow the lane's checkpoint, and returns the new checkpoint.
+    """Folds events, which must follow the partition's checkpoint, and returns the new checkpoint.
 
     `before` is that checkpoint where the caller has read it in this transaction. The caller
     commits. An event that is unknown or can't be folded ends the batch: what came
     before it is kept, and the checkpoint says why and where folding stopped.
     """
     if before is None:
-        before = read_checkpoint(connection, lane)
+        before = read_checkpoint(connection, partition)
     with contextlib.closing(State(connection)) as state:
-        return _fold_all(state, lane, events, before)
+        return _fold_all(state, partition, events, before)
 
 
-def _fold_all(state: State, lane: Lane, events: Sequence[Event], before: Checkpoint) -> Checkpoint:
+def _fold_all(
+    state: State, partition: Partition, events: Sequence[Event], before: Checkpoint
+) -> Checkpoint:
     position, lifecycle, rejected = before.position, before.lifecycle, before.rejected
     stopped: str | None = None
     for event in events:
         if event.position <= position:
-            raise ValueError(f"{lane} {event.position} comes after checkpoint {position}")
+            raise ValueError(f"{partition} {event.position} comes after checkpoint {position}")
         try:
             accepted = _fold_whole(state, event)
         except Exception as error:
-            stopped = f"{lane} {event.position} ({event.type} v{event.version}): {error!r}"
+            stopped = f"{partition} {event.position} ({event.type} v{event.version}): {error!r}"
             break
         position = event.position
         if not accepted:
@@ -91,7 +104,8 @@ def _fold_all(state: State, lane: Lane, events: Sequence[Event], before: Checkpo
     if after != before:
         state.rows(checkpoints).put(
             {
-                "lane": lane,
+                "lane": partition.lane,
+                "partition_number": partition.number,
                 "position": position,
                 "lifecycle": lifecycle,
                 "rejected": rejected,

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from events.event import LANES, Lane
+from events.event import LANES, Lane, Partition
 from events.log import Log
 from events.sqlite import open_engine
 from projections.catalog import VIEWS
@@ -54,7 +54,8 @@ def replace_view(log: Log, made: Path, live: Path, view: str) -> None:
             with connection.begin():
                 if live.stat().st_ino != inode:
                     raise NotReplaced("the views were replaced meanwhile: try again")
-                _fold_rest(log, connection, lanes_of(view))
+                lanes = lanes_of(view)
+                _fold_rest(log, connection, [p for p in log.partitions() if p.lane in lanes])
                 for table in _tables_of(view):
                     names = ", ".join(f'"{column.name}"' for column in table.columns)
                     connection.exec_driver_sql(f"DELETE FROM live.{table.name}")
@@ -69,17 +70,19 @@ def replace_view(log: Log, made: Path, live: Path, view: str) -> None:
         engine.dispose()
 
 
-def _fold_rest(log: Log, connection: sa.Connection, lanes: Sequence[Lane]) -> None:
-    for lane in lanes:
-        target = connection.exec_driver_sql(
-            "SELECT position FROM live.checkpoints WHERE lane = ?", (lane,)
+def _fold_rest(log: Log, connection: sa.Connection, partitions: Sequence[Partition]) -> None:
+    for partition in partitions:
+        found = connection.exec_driver_sql(
+            "SELECT position FROM live.checkpoints WHERE lane = ? AND partition_number = ?",
+            tuple(partition),
         ).scalar()
-        while True:
-            position = read_checkpoint(connection, lane).position
-            events = log.read(lane, position, min((target or 0) - position, BATCH_EVENTS))
-            if position >= (target or 0) or not events:
+        target = found or 0
+        while (position := read_checkpoint(connection, partition).position) < target:
+            read = log.read(partition, position, min(target - position, BATCH_EVENTS))
+            events = [event for event in read if event.position <= target]
+            if not events:
                 break
-            stopped = fold_batch(connection, lane, events).stopped
+            stopped = fold_batch(connection, partition, events).stopped
             if stopped is not None:
                 raise NotReplaced(f"folding has stopped at {stopped}")
 

@@ -13,14 +13,15 @@ checkpoints = sa.Table(
     "checkpoints",
     metadata,
     sa.Column("lane", sa.Text, primary_key=True),
+    sa.Column("partition_number", sa.Integer, primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
     sa.Column("lifecycle", sa.BigInteger, nullable=False),
     sa.Column("rejected", sa.BigInteger, nullable=False),
     sa.Column("stopped", sa.Text),
 )
-"""One row a lane. `position`: the last event folded. `lifecycle`: the last accepted event that
-decides who may be written to. `rejected`: the last rejected event. `stopped`: why folding stopped
-at the event behind `position`, null while all is well."""
+"""One row a partition of the log. `position`: the last event folded. `lifecycle`: the last accepted
+event that decides who may be written to. `rejected`: the last rejected event. `stopped`: why
+folding stopped at the event behind `position`, null while all is well."""
 
 rejections = sa.Table(
     "rejections",

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from events.event import Event
+from events.event import JOURNAL, Event
 from events.log import Log
 from projections.folding import read_checkpoint
 from projections.sql_rows import fetch_by_ids
@@ -29,8 +29,8 @@ def read_events(connection: sa.Connection, log: Log, after: int, limit: int) -> 
     """The journal's events behind a position, as far as the views have folded it, without those of
     purged subjects: by experiment ('' where the subject never came to be), and the position of the
     last one looked at."""
-    head = read_checkpoint(connection, "journal").position
-    events = [event for event in log.read("journal", after, limit) if event.position <= head]
+    head = read_checkpoint(connection, JOURNAL).position
+    events = [event for event in log.read(JOURNAL, after, limit) if event.position <= head]
     if not events:
         return {}, after
     subjects = sorted({event.subject for event in events})

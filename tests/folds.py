@@ -51,10 +51,12 @@ class Folds:
 
     def catch_up(self, lanes: tuple[Lane, ...] = LANES) -> None:
         """Folds what the log holds, one lane after the other."""
-        for lane in lanes:
+        partitions = self.log.partitions()
+        for partition in (one for lane in lanes for one in partitions if one.lane == lane):
             with self.engine.begin() as connection:
-                events = self.log.read(lane, read_checkpoint(connection, lane).position, 10_000)
-                assert fold_batch(connection, lane, events).stopped is None
+                after = read_checkpoint(connection, partition).position
+                events = self.log.read(partition, after, 10_000)
+                assert fold_batch(connection, partition, events).stopped is None
 
     def scrub(self) -> None:
         """Empties the events of what was purged, as gc does."""

@@ -13,7 +13,7 @@ from events.artifact_uris import artifact_roots
 from events.blobs import put
 from events.codec import Series, decode_block, make_block
 from events.datasets import RUN_INPUTS_LOGGED, DatasetInput, RunInputsLogged
-from events.event import LANES, EventType, NewEvent
+from events.event import UNDIVIDED, EventType, NewEvent
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated, Tag
 from events.local_blobs import LocalBlobs
 from events.logged_models import (
@@ -173,6 +173,7 @@ def content(views: Views, lake: Path) -> dict[str, Any]:
                 for index, step, time, value in zip(*columns, strict=True):
                     points.add((block.series[index], int(step), int(time), float(value)))
             found[f"points of {run_id}"] = points
-        for lane in LANES:
-            found[f"position of {lane}"] = read_checkpoint(connection, lane).position
+        for partition in UNDIVIDED:
+            position = read_checkpoint(connection, partition).position
+            found[f"position of {partition}"] = position
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import sqlalchemy as sa
 
-from events.event import Event
+from events.event import JOURNAL, Event
 from events.memory_log import MemoryLog
 from projections.database import Views
 from projections.datasets import inputs_of
@@ -129,7 +129,7 @@ def as_rest_says(case: SqlCase) -> Tables:
         refused = {row.position: row for row in rows(rejections.name)}
         home |= {row[0]: row[1] for row in rows("logged_models")}
         home |= {row[0]: row[0] for row in rows("experiments")}
-        for event in case.log.read("journal", 0, 1_000_000):
+        for event in case.log.read(JOURNAL, 0, 1_000_000):
             if event.subject not in gone:
                 found["events"].append(_event(event, home, refused.get(event.position)))
     return {

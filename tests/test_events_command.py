@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from events.codec import Series, make_block
+from events.event import JOURNAL, UNDIVIDED
 from events.metrics import POINTS_LOGGED
 from events.runs import RUN_BATCH_LOGGED, RUN_DELETED, Param, RunBatchLogged, RunDeleted
 from projections.purges import Choice
@@ -58,9 +59,9 @@ def test_every_event_is_printed_once_in_order_of_time(home: Home) -> None:
     """Both lanes together, each in the order of its positions."""
     found = printed(home)
     assert [event["time"] for event in found] == sorted(event["time"] for event in found)
-    for lane in ("journal", "points"):
-        positions = [event["position"] for event in found if event["lane"] == lane]
-        assert positions == list(range(1, home.log.head(lane) + 1))
+    for partition in UNDIVIDED:
+        positions = [event["position"] for event in found if event["lane"] == partition.lane]
+        assert positions == list(range(1, home.log.head(partition) + 1))
 
 
 def test_a_run_a_model_an_experiment(home: Home) -> None:
@@ -76,7 +77,7 @@ def test_a_run_a_model_an_experiment(home: Home) -> None:
 
 def test_a_lane_and_a_position(home: Home) -> None:
     """--after leaves out what is known already."""
-    head = home.log.head("journal")
+    head = home.log.head(JOURNAL)
     found = printed(home, "--lane", "journal", "--after", str(head - 2))
     assert [event["position"] for event in found] == [head - 1, head]
     result = CliRunner().invoke(main, ["events", "--home", str(home.folder), "--after", "1"])
@@ -154,7 +155,7 @@ def test_what_comes_is_followed_with_its_verdict(home: Home) -> None:
     lines: list[str] = []
     stop = threading.Event()
     printer = Printer(home.views, lines.append, as_json=True)
-    selection = Selection(lanes=("journal",), after=home.log.head("journal"), experiment_id="1")
+    selection = Selection(lanes=("journal",), after=home.log.head(JOURNAL), experiment_id="1")
     thread = threading.Thread(
         target=run_events,
         args=(home.log, selection, printer),

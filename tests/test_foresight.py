@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from api.foresight import Claim, Foresight
 from events.errors import InvalidParameterValue
-from events.event import LANES, Lane, NewEvent
+from events.event import JOURNAL, UNDIVIDED, NewEvent, Partition
 from events.experiments import (
     EXPERIMENT_DELETED,
     EXPERIMENT_RESTORED,
@@ -41,8 +41,8 @@ RUNS = ("a", "b")
 class Seen:
     """The checkpoints as the process has last looked at them."""
 
-    checkpoints: Mapping[Lane, Checkpoint] = field(
-        default_factory=lambda: dict.fromkeys(LANES, Checkpoint())
+    checkpoints: Mapping[Partition, Checkpoint] = field(
+        default_factory=lambda: dict.fromkeys(UNDIVIDED, Checkpoint())
     )
 
 
@@ -65,13 +65,13 @@ class Process:
     def look(self) -> None:
         """Reads the checkpoints."""
         with self.folds.engine.connect() as connection:
-            self.seen.checkpoints = {lane: read_checkpoint(connection, lane) for lane in LANES}
+            self.seen.checkpoints = {one: read_checkpoint(connection, one) for one in UNDIVIDED}
 
     def fold(self, events: int) -> None:
         """Folds so many events of the journal."""
         with self.folds.engine.begin() as connection:
-            after = read_checkpoint(connection, "journal").position
-            fold_batch(connection, "journal", self.folds.log.read("journal", after, events))
+            after = read_checkpoint(connection, JOURNAL).position
+            fold_batch(connection, JOURNAL, self.folds.log.read(JOURNAL, after, events))
 
     def rows(self, table: str) -> dict[Any, Any]:
         """The rows of runs or experiments as they are folded: their stage by id."""
@@ -80,7 +80,7 @@ class Process:
 
     def door(self, run_id: str, params: Mapping[str, str]) -> None:
         """A batch comes to the door, and is refused there or let pass to be appended later."""
-        lifecycle = self.seen.checkpoints["journal"].lifecycle
+        lifecycle = self.seen.checkpoints[JOURNAL].lifecycle
         asked = [Param(key, value) for key, value in params.items()]
         stage = self.rows("runs").get(run_id)
         if stage == "deleted" or (stage is None and run_id not in self.opened):
@@ -100,7 +100,7 @@ class Process:
         if self.created:
             return
         self.created = True
-        claim = Claim(self.seen.checkpoints["journal"].lifecycle, creates=True)
+        claim = Claim(self.seen.checkpoints[JOURNAL].lifecycle, creates=True)
         event = RUN_CREATED.new(run_id, RunCreated("1", "name", "", 1, "uri"), time=1)
         self.passed.append((event, claim))
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import workers.gc
 import workers.maintenance
 from events.errors import RunfoldError
+from events.event import JOURNAL
 from events.experiments import (
     EXPERIMENT_DELETED,
     EXPERIMENT_RESTORED,
@@ -134,7 +135,7 @@ def test_a_dry_run_tells_and_changes_nothing(home: Home) -> None:
     assert report.purged == [("run", A)]
     assert home.said == [f"Run with ID {A} would be permanently deleted."]
     assert home.content() == before
-    assert home.log.head("journal") == before["position of journal"]
+    assert home.log.head(JOURNAL) == before["position of journal"]
 
 
 def test_nothing_is_purged_of_what_is_named_wrongly(home: Home) -> None:

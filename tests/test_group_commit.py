@@ -10,7 +10,7 @@ import pytest
 
 from events import group_commit
 from events.errors import TemporarilyUnavailable
-from events.event import NewEvent
+from events.event import POINTS, NewEvent
 from events.group_commit import GroupCommit, Settled
 from events.memory_log import MemoryLog
 from events.wake import GROWN
@@ -98,7 +98,7 @@ def test_a_commit_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(10):
         commit.submit([event()], ignore)
     commit.close()
-    assert sum(log.sizes) == log.head("points") == 110
+    assert sum(log.sizes) == log.head(POINTS) == 110
     assert max(log.sizes) <= 10
 
 
@@ -132,7 +132,7 @@ def test_too_many_waiting_writers_are_told_to_come_back(monkeypatch: pytest.Monk
         commit.submit([event()], ignore)
     log.go.set()
     commit.close()
-    assert log.head("points") == 3
+    assert log.head(POINTS) == 3
 
 
 def test_the_projector_is_told_now_and_then_and_of_the_last_commit() -> None:

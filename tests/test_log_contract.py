@@ -9,18 +9,22 @@ from pathlib import Path
 import pysqlite3.dbapi2 as sqlite
 import pytest
 
-from events.event import LANES, Event, Lane, NewEvent
+from events.event import JOURNAL, LANES, Event, Lane, NewEvent, Partition
 from events.log import Log, LogError
 from events.memory_log import MemoryLog
 from events.sqlite_log import SqliteLog
 
-BACKENDS = ("memory", "sqlite")
+BACKENDS = ("memory", "memory-divided", "sqlite")
 
 
 @pytest.fixture(params=BACKENDS)
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
     """An empty log of each backend."""
-    opened: Log = MemoryLog() if request.param == "memory" else SqliteLog(tmp_path / "log.db")
+    opened: Log
+    if request.param == "sqlite":
+        opened = SqliteLog(tmp_path / "log.db")
+    else:
+        opened = MemoryLog(points_partitions=3 if request.param == "memory-divided" else 1)
     yield opened
     opened.close()
 
@@ -35,39 +39,80 @@ def points(subject: str, data: bytes = b"\x00\x01") -> NewEvent:
     return NewEvent("points", "points.logged", 1, subject, 2_000, data)
 
 
+def partition_of(log: Log, subject: str) -> Partition:
+    """The points partition that has this subject's events."""
+    (event, *_) = log.about("points", subject)
+    return Partition("points", event.partition)
+
+
+def everything(log: Log, lane: Lane) -> list[Event]:
+    """All events of a lane."""
+    partitions = [one for one in log.partitions() if one.lane == lane]
+    return [event for partition in partitions for event in log.read(partition, 0, 10_000)]
+
+
+def heads(log: Log) -> dict[Lane, int]:
+    """How many events each lane of a log without gaps has."""
+    counts = dict.fromkeys(LANES, 0)
+    for partition in log.partitions():
+        counts[partition.lane] += log.head(partition)
+    return counts
+
+
 def nothing(_event: Event) -> bytes:
     """What a scrub keeps of an event that leaves nothing."""
     return b"{}" if _event.lane == "journal" else b""
 
 
-def test_each_lane_counts_its_own_positions_from_one(log: Log) -> None:
-    """Positions are 1, 2, 3 … in each lane, in the order of the append."""
+def test_each_partition_counts_its_own_positions_from_one(log: Log) -> None:
+    """Positions are 1, 2, 3 … in each partition, in the order of the append."""
     assert log.append([journal("a"), points("a"), journal("b")]) == [1, 1, 2]
-    assert log.append([points("b"), journal("c")]) == [2, 3]
-    assert (log.head("journal"), log.head("points")) == (3, 2)
+    assert log.append([points("a"), journal("c")]) == [2, 3]
+    assert log.head(JOURNAL) == 3
+    assert log.head(partition_of(log, "a")) == 2
+
+
+def test_the_journal_is_one_partition_and_comes_first(log: Log) -> None:
+    """Only one sequence can be in total order; the points lane may have several."""
+    first, *others = log.partitions()
+    assert first == JOURNAL
+    assert others == [Partition("points", number) for number in range(len(others))]
+    assert others
+
+
+def test_the_points_of_a_subject_are_in_one_partition(log: Log) -> None:
+    """Each event says where it is, and a subject's are read in the order of their appends."""
+    log.append([points(f"r{n % 7}", bytes([n])) for n in range(70)])
+    for number in range(7):
+        found = list(log.about("points", f"r{number}"))
+        assert [event.data[0] % 7 for event in found] == [number] * 10
+        assert [event.data for event in found] == sorted(event.data for event in found)
+        partition = partition_of(log, f"r{number}")
+        assert {event.partition for event in found} == {partition.number}
+        there = log.read(partition, 0, 100)
+        assert [event for event in there if event.subject == f"r{number}"] == found
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 128, 200])
 def test_an_append_of_any_size_counts_on(log: Log, count: int) -> None:
     """Positions go on without a gap and in order, whether lanes are mixed or not."""
-    log.append([points("first")])
-    sent = [points(f"p{number}") for number in range(count)]
+    log.append([points("run", b"first")])
+    sent = [points("run", b"p%d" % number) for number in range(count)]
     assert log.append(sent) == list(range(2, count + 2))
-    mixed = [make(str(number)) for number in range(count) for make in (journal, points)]
+    numbers = [str(number) for number in range(count)]
+    mixed = [event for one in numbers for event in (journal(one), points("run", one.encode()))]
     expected = [
         position for number in range(count) for position in (number + 1, count + 2 + number)
     ]
     assert log.append(mixed) == expected
-    read = log.read("points", 0, 1_000)
-    assert [event.subject for event in read] == [
+    read = log.read(partition_of(log, "run"), 0, 1_000)
+    assert [event.data.decode() for event in read] == [
         "first",
         *(f"p{number}" for number in range(count)),
-        *map(str, range(count)),
+        *numbers,
     ]
     assert [event.position for event in read] == list(range(1, 2 * count + 2))
-    assert [event.subject for event in log.read("journal", 0, 1_000)] == list(
-        map(str, range(count))
-    )
+    assert [event.subject for event in log.read(JOURNAL, 0, 1_000)] == numbers
 
 
 def test_an_append_that_fails_leaves_nothing(log: Log) -> None:
@@ -80,14 +125,14 @@ def test_an_append_that_fails_leaves_nothing(log: Log) -> None:
             log.append([journal("a"), *(points("b") for _ in range(count)), bad])
         with pytest.raises(sqlite.IntegrityError):
             log.append([*(points("b") for _ in range(count)), bad])
-    assert [log.head(lane) for lane in LANES] == [0, 0]
+    assert heads(log) == {"journal": 0, "points": 0}
     assert log.append([points("c")]) == [1]
 
 
 def test_an_empty_log_has_head_zero(log: Log) -> None:
     """Nothing is read from an empty log, and its heads are 0."""
-    assert [log.head(lane) for lane in LANES] == [0, 0]
-    assert log.read("journal", 0, 10) == []
+    assert heads(log) == {"journal": 0, "points": 0}
+    assert everything(log, "journal") + everything(log, "points") == []
 
 
 def test_what_was_appended_is_read_back_whole(log: Log) -> None:
@@ -95,7 +140,7 @@ def test_what_was_appended_is_read_back_whole(log: Log) -> None:
     sent = journal("run-é", '{"key": "日本"}'.encode())
     block = points("run-é", bytes(range(256)))
     log.append([sent, block])
-    (read,) = log.read("journal", 0, 10)
+    (read,) = log.read(JOURNAL, 0, 10)
     assert read == Event(
         "journal",
         1,
@@ -108,18 +153,19 @@ def test_what_was_appended_is_read_back_whole(log: Log) -> None:
         "127.0.0.1 test",
         False,
     )
-    assert log.read("points", 0, 10)[0].data == bytes(range(256))
+    assert everything(log, "points")[0].data == bytes(range(256))
 
 
 @pytest.mark.parametrize("lane", LANES)
 def test_reading_goes_on_behind_a_position(log: Log, lane: Lane) -> None:
     """A reader that goes from page to page sees each event once, in order."""
     make = journal if lane == "journal" else points
-    log.append([make(str(number)) for number in range(25)])
+    log.append([make("a", b"%d" % number) for number in range(25)])
+    partition = JOURNAL if lane == "journal" else partition_of(log, "a")
     seen: list[str] = []
     after = 0
-    while page := log.read(lane, after, 10):
-        seen += [event.subject for event in page]
+    while page := log.read(partition, after, 10):
+        seen += [event.data.decode() for event in page]
         after = page[-1].position
     assert seen == [str(number) for number in range(25)]
 
@@ -147,7 +193,7 @@ def test_appends_of_many_threads_leave_no_gap_and_lose_nothing(log: Log) -> None
         thread.join()
     assert sorted(position for pair in taken for position in pair) == list(range(1, 321))
     assert all(second == first + 1 for first, second in taken)
-    assert log.head("journal") == 320
+    assert log.head(JOURNAL) == 320
 
 
 def test_a_reader_beside_writers_never_misses_a_position(log: Log) -> None:
@@ -163,7 +209,7 @@ def test_a_reader_beside_writers_never_misses_a_position(log: Log) -> None:
         thread.start()
     seen: list[int] = []
     while len(seen) < 240 and not done.is_set():
-        seen += [event.position for event in log.read("journal", seen[-1] if seen else 0, 50)]
+        seen += [event.position for event in log.read(JOURNAL, seen[-1] if seen else 0, 50)]
     for thread in threads:
         thread.join()
     assert seen == list(range(1, 241))
@@ -176,7 +222,7 @@ def test_a_purged_subject_is_scrubbed_and_its_positions_stay(log: Log) -> None:
     assert log.unscrubbed(["a", "b", "c"]) == {"a", "b"}
     assert log.scrub(["a"], nothing) == 2
     assert log.unscrubbed(["a", "b", "c"]) == {"b"}
-    first, other, purge = log.read("journal", 0, 10)
+    first, other, purge = log.read(JOURNAL, 0, 10)
     assert (first.data, first.scrubbed, first.position, first.type) == (
         b"{}",
         True,
@@ -185,10 +231,10 @@ def test_a_purged_subject_is_scrubbed_and_its_positions_stay(log: Log) -> None:
     )
     assert (other.data, other.scrubbed) == (b"{}", False)
     assert (purge.type, purge.scrubbed) == ("run.purged", False)
-    assert [(e.data, e.scrubbed) for e in log.read("points", 0, 10)] == [
-        (b"", True),
-        (b"\x00\x01", False),
-    ]
+    assert {(e.subject, e.data, e.scrubbed) for e in everything(log, "points")} == {
+        ("a", b"", True),
+        ("b", b"\x00\x01", False),
+    }
     assert log.scrub(["a"], nothing) == 0
 
 
@@ -197,7 +243,7 @@ def test_a_subject_that_is_not_purged_can_not_be_scrubbed(log: Log) -> None:
     log.append([journal("a", b'{"kept":1}')])
     with pytest.raises(Exception, match="append-only"):
         log.scrub(["a"], nothing)
-    assert log.read("journal", 0, 1)[0].data == b'{"kept":1}'
+    assert log.read(JOURNAL, 0, 1)[0].data == b'{"kept":1}'
 
 
 def test_the_identity_stays_the_same(log: Log) -> None:
@@ -214,7 +260,7 @@ def test_another_opener_of_a_sqlite_log_sees_the_same(tmp_path: Path) -> None:
     second = SqliteLog(tmp_path / "log.db")
     assert second.identity == first.identity
     assert second.append([journal("b")]) == [2]
-    assert [event.subject for event in first.read("journal", 0, 9)] == ["a", "b"]
+    assert [event.subject for event in first.read(JOURNAL, 0, 9)] == ["a", "b"]
     first.close()
     second.close()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from events.event import JOURNAL
 from events.experiments import EXPERIMENT_DELETED, ExperimentDeleted
 from events.logged_models import (
     LOGGED_MODEL_CREATED,
@@ -199,7 +200,7 @@ def test_a_purged_model_leaves_no_row(folds: Folds, lanes: Any) -> None:
     assert [row[0] for row in rows["logged_model_metrics"]] == ["m-2"]
     assert rows["logged_models"] == rows["logged_model_params"] == rows["logged_model_tags"] == []
     assert folds.rebuilt(lanes).content(*TABLES) == rows
-    assert b"secret" not in b"".join(event.data for event in folds.log.read("journal", 0, 100))
+    assert b"secret" not in b"".join(event.data for event in folds.log.read(JOURNAL, 0, 100))
 
 
 def test_a_purged_run_takes_what_it_measured_on_models_with_it(folds: Folds) -> None:

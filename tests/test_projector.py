@@ -12,7 +12,7 @@ from pysqlite3.dbapi2 import ProgrammingError
 
 from events.codec import Series, decode_block, make_block
 from events.errors import TemporarilyUnavailable
-from events.event import NewEvent
+from events.event import JOURNAL, POINTS, NewEvent, Partition
 from events.experiments import (
     EXPERIMENT_CREATED,
     EXPERIMENT_DELETED,
@@ -172,10 +172,33 @@ def test_folding_goes_on_where_the_rows_stand(views: Views) -> None:
     log.append([experiment("1", "e")])
     log.append([run(f"r{number}") for number in range(10)])
     for _ in range(4):
-        Projector(log, views).step("journal", limit=3)
+        Projector(log, views).step(JOURNAL, limit=3)
     assert len(rows(views, runs)) == 10
-    assert views.checkpoints()["journal"].position == 11
-    assert Projector(log, views).step("journal") == 0
+    assert views.checkpoints()[JOURNAL].position == 11
+    assert Projector(log, views).step(JOURNAL) == 0
+
+
+def test_each_partition_has_a_checkpoint_and_stops_alone(views: Views) -> None:
+    """The points lane of a divided log is folded partition by partition: all rows are those of an
+    undivided one, and an event that can't be folded holds up its own partition only."""
+    log = MemoryLog(points_partitions=3)
+    log.append([experiment("1", "a"), *(run(f"r{number}") for number in range(9))])
+    log.append([points(f"r{number % 9}", (number, number, 0.5)) for number in range(45)])
+    bad = NewEvent("points", "points.logged", 99, "r0", 1, b"")
+    log.append([bad, points("r0", (99, 99, 1.0))])
+    Projector(log, views).catch_up()
+    checkpoints = views.checkpoints()
+    stopped = {one for one in log.partitions() if checkpoints[one].stopped is not None}
+    (event, *_) = log.about("points", "r0")
+    assert stopped == {Partition("points", event.partition)}
+    for partition in log.partitions():
+        missing = 2 if partition in stopped else 0
+        assert checkpoints[partition].position == log.head(partition) - missing
+    assert f"{Partition('points', event.partition)} " in str(
+        checkpoints[Partition("points", event.partition)].stopped
+    )
+    latest = {(row[0], row[-2]) for row in rows(views, latest_metrics)}
+    assert len(latest) == 9
 
 
 def test_a_failing_batch_moves_neither_rows_nor_checkpoint(
@@ -192,9 +215,9 @@ def test_a_failing_batch_moves_neither_rows_nor_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr("projections.state.State.flush", broken)
         with pytest.raises(OSError, match="disk full"):
-            projector.step("journal")
-    assert views.checkpoints()["journal"].position == 0
-    assert projector.step("journal") == 1
+            projector.step(JOURNAL)
+    assert views.checkpoints()[JOURNAL].position == 0
+    assert projector.step(JOURNAL) == 1
 
 
 @pytest.mark.parametrize(
@@ -210,14 +233,14 @@ def test_what_can_not_be_folded_stops_its_lane(views: Views, event: NewEvent, re
     """An unknown or broken event stops the journal there: named, not skipped; the rest stays."""
     log = folded(views, experiment("1", "e"), run("a"), event, run("b"), points("a", (1, 1, 1.0)))
     checkpoints = views.checkpoints()
-    assert checkpoints["journal"].position == 2
-    stopped = checkpoints["journal"].stopped
+    assert checkpoints[JOURNAL].position == 2
+    stopped = checkpoints[JOURNAL].stopped
     assert stopped is not None
     assert "journal 3" in stopped
     assert reason in stopped
     assert [row[0] for row in rows(views, runs)] == ["a"]
     # The other lane goes on, and so do appends.
-    assert checkpoints["points"].position == 1
+    assert checkpoints[POINTS].position == 1
     assert log.append([run("c")]) == [5]
 
 
@@ -231,8 +254,8 @@ def test_a_broken_block_stops_the_points_lane_only(views: Views) -> None:
         NewEvent("points", "points.logged", 1, "a", 1, b"\x07rubbish"),
         points("a", (2, 2, 2.0)),
     )
-    assert views.checkpoints()["points"].position == 1
-    assert views.checkpoints()["journal"].stopped is None
+    assert views.checkpoints()[POINTS].position == 1
+    assert views.checkpoints()[JOURNAL].stopped is None
     log.append([run("b")])
     Projector(log, views).catch_up()
     assert len(rows(views, runs)) == 2
@@ -248,9 +271,9 @@ def test_folding_goes_on_once_the_stop_is_mended(
     with monkeypatch.context() as patch:
         patch.setattr("projections.folding._TYPES", {("experiment.created", 1): EXPERIMENT_CREATED})
         Projector(log, views).catch_up()
-        assert views.checkpoints()["journal"].stopped is not None
+        assert views.checkpoints()[JOURNAL].stopped is not None
     Projector(log, views).catch_up()
-    assert views.checkpoints()["journal"].stopped is None
+    assert views.checkpoints()[JOURNAL].stopped is None
     assert len(rows(views, runs)) == 2
 
 
@@ -275,7 +298,7 @@ def test_views_of_other_code_or_another_log_are_made_again(tmp_path: Path) -> No
     with pytest.raises(TemporarilyUnavailable, match="again"):
         second.checkpoints()
     assert second.create()
-    assert second.checkpoints()["journal"].position == 0
+    assert second.checkpoints()[JOURNAL].position == 0
     first.close()
     second.close()
 
@@ -287,7 +310,7 @@ def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: Views) -> None:
     projector = Projector(log, views)
     for step in range(300):
         log.append([points("r", (step, step, float(step)))])
-        projector.step("points")
+        projector.step(POINTS)
     stored = rows(views, blocks)
     assert len(stored) < 40
     steps = [step for row in stored for step in decode_block(row[3]).steps.tolist()]
@@ -307,8 +330,8 @@ def test_half_a_deletion_is_never_kept(views: Views, monkeypatch: pytest.MonkeyP
         patch.setitem(folding._FOLDS, key, [*folds, broken])
         log.append([run("b"), EXPERIMENT_DELETED.new("1", ExperimentDeleted(), time=9), run("c")])
         Projector(log, views).catch_up()
-        assert views.checkpoints()["journal"].position == 3
-        assert "half way" in str(views.checkpoints()["journal"].stopped)
+        assert views.checkpoints()[JOURNAL].position == 3
+        assert "half way" in str(views.checkpoints()[JOURNAL].stopped)
         assert {row[7] for row in rows(views, runs)} == {"active"}
         assert len(rows(views, runs)) == 2
     Projector(log, views).catch_up()

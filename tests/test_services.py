@@ -12,10 +12,12 @@ import pytest
 
 from api.services import Reader
 from api.watch import Watch
+from events.codec import Series, make_block
 from events.errors import TemporarilyUnavailable
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import Log
 from events.memory_log import MemoryLog
+from events.metrics import POINTS_LOGGED
 from projections.database import Views
 from projections.experiments import name_holder
 from workers.projector import Projector
@@ -67,3 +69,31 @@ def test_a_check_without_views_ends_at_the_bound(tmp_path: Path) -> None:
     views = Views(tmp_path / "views.db", "memory")
     with pytest.raises(TemporarilyUnavailable, match="Try again"):
         asyncio.run(holder_of_vision(log_with_experiment(), views, 0.3))
+
+
+def test_a_read_waits_for_every_partition(tmp_path: Path) -> None:
+    """Fresh means folded up to the head of each partition, not of the first or the fullest."""
+    log = MemoryLog(points_partitions=3)
+    block = make_block([(Series("loss"), 1, 1, 0.5)])
+    log.append([POINTS_LOGGED.new(f"r{number}", block, time=1) for number in range(12)])
+    views = Views(tmp_path / "views.db", "memory")
+    views.create()
+    projector = Projector(log, views)
+
+    async def is_fresh() -> bool:
+        watch = Watch(views, 0.1, lambda: None)
+        reader = Reader(log, views, watch)
+        try:
+            await reader.read(lambda _connection: None)
+        except TemporarilyUnavailable:
+            return False
+        finally:
+            reader.close()
+        return True
+
+    for partition in log.partitions():
+        assert log.head(partition) > 0 or partition.lane == "journal"
+        assert not asyncio.run(is_fresh())
+        projector.step(partition)
+    assert asyncio.run(is_fresh())
+    views.close()

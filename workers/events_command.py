@@ -6,7 +6,7 @@ import contextlib
 import heapq
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ import click
 from events.catalog import EVENT_TYPES
 from events.codec import Block
 from events.errors import TemporarilyUnavailable
-from events.event import LANES, Event, Lane
+from events.event import JOURNAL, LANES, Event, Lane, Partition
 from events.log import Log, LogError
 from events.logged_models import LOGGED_MODEL_CREATED
 from events.metrics import number_text
@@ -96,7 +96,7 @@ class Printer:
         deadline = time.monotonic() + wait_s
         with contextlib.suppress(TemporarilyUnavailable):
             self.views.require_current()
-            while (folded := self.views.checkpoints()["journal"].position) < positions[-1]:
+            while (folded := self.views.checkpoints()[JOURNAL].position) < positions[-1]:
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(0.02)
@@ -107,6 +107,7 @@ class Printer:
     def _json(self, event: Event, verdict: tuple[str, str] | None) -> str:
         shown: dict[str, Any] = {
             "lane": event.lane,
+            "partition": event.partition,
             "position": event.position,
             "time": event.time,
             "type": event.type,
@@ -126,7 +127,7 @@ class Printer:
     def _text(self, event: Event, verdict: tuple[str, str] | None) -> str:
         when = datetime.fromtimestamp(event.time / 1000, UTC)
         parts = [
-            f"{event.lane} {event.position}",
+            f"{Partition(event.lane, event.partition)} {event.position}",
             f"{when:%Y-%m-%d %H:%M:%S}.{event.time % 1000:03d}Z",
             event.type,
             event.subject,
@@ -213,26 +214,26 @@ def run_events(
     follow: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Prints the selected events, both lanes in order of time; with `follow` also those that come,
-    until told to stop. Returns how many."""
-    heads = {lane: log.head(lane) for lane in LANES}
+    """Prints the selected events in order of time; with `follow` also those that come, until told
+    to stop. Returns how many."""
+    heads = {partition: log.head(partition) for partition in log.partitions()}
     if selection.experiment_id is not None:
         # Which runs are the experiment's must be known before the first of their events.
-        for event in _all(log, "journal", 0, heads["journal"]):
+        for event in _all(log, JOURNAL, 0, heads[JOURNAL]):
             selection.wants(event)
-    lanes = [_past(log, lane, selection, heads[lane]) for lane in selection.lanes]
+    past = _past(log, selection, heads)
     count = 0
-    for page in _pages(heapq.merge(*lanes, key=lambda event: event.time)):
+    for page in _pages(heapq.merge(*past, key=lambda event: event.time)):
         printer.print(page)
         count += len(page)
     while follow and not stop():
         new = []
-        for lane in LANES:
-            events = log.read(lane, heads[lane], PAGE)
+        for partition in log.partitions():
+            events = log.read(partition, heads.get(partition, 0), PAGE)
             if events:
-                heads[lane] = events[-1].position
+                heads[partition] = events[-1].position
             wanted = [event for event in events if selection.wants(event)]
-            new += wanted if lane in selection.lanes else []
+            new += wanted if partition.lane in selection.lanes else []
         if new:
             printer.print(new, wait_s=VERDICT_WAIT_S)
             count += len(new)
@@ -241,19 +242,30 @@ def run_events(
     return count
 
 
-def _all(log: Log, lane: Lane, after: int, head: int) -> Iterator[Event]:
+def _all(log: Log, partition: Partition, after: int, head: int) -> Iterator[Event]:
     while after < head:
-        events = log.read(lane, after, min(PAGE, head - after))
-        yield from events
+        events = log.read(partition, after, min(PAGE, head - after))
+        yield from (event for event in events if event.position <= head)
         after = events[-1].position
 
 
-def _past(log: Log, lane: Lane, selection: Selection, head: int) -> Iterator[Event]:
-    if selection.subject is not None:
-        found = log.about(lane, selection.subject)
-        return (event for event in found if selection.after < event.position <= head)
-    events = _all(log, lane, selection.after, head)
-    return (event for event in events if selection.wants(event))
+def _past(
+    log: Log, selection: Selection, heads: Mapping[Partition, int]
+) -> Iterator[Iterator[Event]]:
+    """What is wanted of what there is, a sequence for each partition or lane."""
+    if selection.subject is None:
+        for partition, head in heads.items():
+            if partition.lane in selection.lanes:
+                events = _all(log, partition, selection.after, head)
+                yield filter(selection.wants, events)
+        return
+
+    def is_wanted(event: Event) -> bool:
+        head = heads.get(Partition(event.lane, event.partition), 0)
+        return selection.after < event.position <= head
+
+    for lane in selection.lanes:
+        yield filter(is_wanted, log.about(lane, selection.subject))
 
 
 def _pages(events: Iterator[Event]) -> Iterator[list[Event]]:

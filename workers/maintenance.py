@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from events.errors import TemporarilyUnavailable
-from events.event import LANES, Lane
+from events.event import Lane, Partition
 from events.log import Log
 from events.settings import Settings
 from events.sqlite import open_engine
@@ -80,13 +80,13 @@ def fold_to_head(log: Log, views: Views, label: str = "folding") -> None:
             return
         with contextlib.suppress(TemporarilyUnavailable):
             checkpoints = views.checkpoints()
-            if all(checkpoints[lane].position >= heads[lane] for lane in LANES):
+            if all(checkpoints[one].position >= heads[one] for one in heads):
                 views.require_current()
                 if progress is not None:
                     progress.finish()
                 return
             _refuse_stopped(views)
-            now = sum(min(checkpoints[lane].position, heads[lane]) for lane in LANES)
+            now = sum(min(checkpoints[one].position, heads[one]) for one in heads)
             if progress is None:
                 progress = Progress(label, sum(heads.values()) - now, "events")
             elif now > folded:
@@ -102,10 +102,8 @@ def fold_to_head(log: Log, views: Views, label: str = "folding") -> None:
 
 def _fold_here(log: Log, views: Views, label: str) -> None:
     views.create()
-    checkpoints = views.checkpoints()
-    left = sum(max(0, log.head(lane) - checkpoints[lane].position) for lane in LANES)
-    progress = Progress(label, left, "events")
-    Projector(log, views).catch_up(lambda _lane, count: progress.add(count))
+    progress = Progress(label, _behind(log, views), "events")
+    Projector(log, views).catch_up(progress.add)
     progress.finish()
     _refuse_stopped(views)
 
@@ -113,7 +111,7 @@ def _fold_here(log: Log, views: Views, label: str) -> None:
 def fold_up_to(
     log: Log,
     views: Views,
-    targets: Mapping[Lane, int],
+    targets: Mapping[Partition, int],
     label: str,
     between: Callable[[], None] = lambda: None,
 ) -> None:
@@ -122,33 +120,37 @@ def fold_up_to(
     `between` is called now and then, to keep what piles up small. Raises MaintenanceError where an
     event can't be folded.
     """
-    checkpoints = views.checkpoints()
-    left = sum(max(0, targets[lane] - checkpoints[lane].position) for lane in targets)
-    progress = Progress(label, left, "events")
+    progress = Progress(label, _missing(targets, views), "events")
     projector = Projector(log, views)
     steps = 0
-    for lane in (lane for lane in LANES if lane in targets):
-        while (missing := targets[lane] - views.checkpoints()[lane].position) > 0:
-            count = projector.step(lane, min(missing, STEP_EVENTS[lane]))
+    for partition in (one for one in log.partitions() if one in targets):
+        target = targets[partition]
+        while (missing := target - views.checkpoints()[partition].position) > 0:
+            limit = min(missing, STEP_EVENTS[partition.lane])
+            count = projector.step(partition, limit, target)
             if count == 0:
                 _refuse_stopped(views)
-                raise MaintenanceError(f"the log ends before {lane} {targets[lane]}")
+                if log.head(partition) > target:
+                    # Positions may have gaps: between here and there is no event.
+                    break
+                raise MaintenanceError(f"the log ends before {partition} {target}")
             progress.add(count)
             steps += 1
             # What the journal brings of points is little; it can wait for the other lane's.
-            if lane == "points" and steps % BETWEEN_STEPS == 0:
+            if partition.lane == "points" and steps % BETWEEN_STEPS == 0:
                 between()
     progress.finish()
 
 
-def heads_of(log: Log) -> dict[Lane, int]:
-    """Where the lanes of the log stand."""
-    return {lane: log.head(lane) for lane in LANES}
+def heads_of(log: Log) -> dict[Partition, int]:
+    """Where the log stands."""
+    return {partition: log.head(partition) for partition in log.partitions()}
 
 
-def folded_to(views: Views) -> dict[Lane, int]:
-    """How far the lanes are folded into these views."""
-    return {lane: checkpoint.position for lane, checkpoint in views.checkpoints().items()}
+def folded_to(log: Log, views: Views) -> dict[Partition, int]:
+    """How far the log is folded into these views."""
+    checkpoints = views.checkpoints()
+    return {partition: checkpoints[partition].position for partition in log.partitions()}
 
 
 def _refuse_stopped(views: Views) -> None:
@@ -233,11 +235,11 @@ def publish(log: Log, made: Views, live: Views) -> None:
     with live.write():
         Projector(log, made).catch_up()
         reached, before = made.checkpoints(), live.checkpoints()
-        for lane in LANES:
-            if reached[lane].position < before[lane].position:
+        for one in log.partitions():
+            if reached[one].position < before[one].position:
                 raise MaintenanceError(
-                    f"the new views came to {lane} {reached[lane].position}, the live ones are at "
-                    f"{before[lane].position}: {reached[lane].stopped or 'they were not replaced'}"
+                    f"the new views came to {one} {reached[one].position}, the live ones are at "
+                    f"{before[one].position}: {reached[one].stopped or 'they were not replaced'}"
                 )
         make_whole(made)
         put_in_place(made.path, live.path)
@@ -247,8 +249,13 @@ def publish(log: Log, made: Views, live: Views) -> None:
 
 
 def _behind(log: Log, views: Views) -> int:
+    return _missing(heads_of(log), views)
+
+
+def _missing(targets: Mapping[Partition, int], views: Views) -> int:
+    """How many events at most are not folded yet of those up to these positions."""
     checkpoints = views.checkpoints()
-    return sum(log.head(lane) - checkpoints[lane].position for lane in LANES)
+    return sum(max(0, targets[one] - checkpoints[one].position) for one in targets)
 
 
 def make_whole(views: Views) -> None:

@@ -1,4 +1,4 @@
-"""The projector: folds both lanes of the log into the views and keeps their checkpoints."""
+"""The projector: folds the log's partitions into the views and keeps their checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from events.event import LANES, Lane
+from events.event import Lane, Partition
 from events.log import Log
 from events.wake import GROWN, WAITED_FOR
 from projections.database import Views
@@ -63,7 +63,7 @@ def projector_lock(views_path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 
 
 class Projector:
-    """Folds events in order, a batch a transaction, and stops a lane at what it can't fold."""
+    """Folds events in order, a batch a transaction, and stops a partition at what it can't fold."""
 
     def __init__(
         self, log: Log, views: Views, folded: Callable[[bytes], None] = lambda _byte: None
@@ -72,43 +72,46 @@ class Projector:
         self._log = log
         self._views = views
         self._folded = folded
-        self._stopped: dict[Lane, str] = {}
-        self._retry_at: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
+        self._stopped: dict[Partition, str] = {}
+        self._retry_at: dict[Partition, float] = {}
 
-    def step(self, lane: Lane, limit: int | None = None) -> int:
-        """Folds the next batch of a lane; returns how many events were folded."""
-        if time.monotonic() < self._retry_at[lane]:
+    def step(self, partition: Partition, limit: int | None = None, until: int | None = None) -> int:
+        """Folds the next batch of a partition, no event behind `until`; returns by how much its
+        position grew."""
+        if time.monotonic() < self._retry_at.get(partition, 0.0):
             return 0
-        after_position = self._views.checkpoints()[lane].position
-        events = self._log.read(lane, after_position, limit or BATCH_EVENTS[lane])
+        after_position = self._views.checkpoints()[partition].position
+        events = self._log.read(partition, after_position, limit or BATCH_EVENTS[partition.lane])
+        if until is not None:
+            events = [event for event in events if event.position <= until]
         if not events:
             return 0
         with self._views.write() as connection:
-            before = read_checkpoint(connection, lane)
+            before = read_checkpoint(connection, partition)
             # Another file of views may have taken this one's place since the look above.
             if before.position != after_position:
                 return 1
-            after = fold_batch(connection, lane, events, before)
+            after = fold_batch(connection, partition, events, before)
         if after.stopped is not None:
-            self._retry_at[lane] = time.monotonic() + RETRY_STOPPED_S
-            if self._stopped.get(lane) != after.stopped:
-                logger.error("folding stopped", lane=lane, at=after.stopped)
-                self._stopped[lane] = after.stopped
+            self._retry_at[partition] = time.monotonic() + RETRY_STOPPED_S
+            if self._stopped.get(partition) != after.stopped:
+                logger.error("folding stopped", lane=str(partition), at=after.stopped)
+                self._stopped[partition] = after.stopped
         else:
-            self._stopped.pop(lane, None)
+            self._stopped.pop(partition, None)
         if after != before:
             self._folded(GROWN)
         return after.position - before.position
 
-    def catch_up(self, progress: Callable[[Lane, int], None] = lambda _lane, _count: None) -> None:
-        """Folds all that the log holds now. Ends early where a lane stops."""
-        for lane in LANES:
-            head = self._log.head(lane)
-            while head > self._views.checkpoints()[lane].position:
-                count = self.step(lane)
+    def catch_up(self, progress: Callable[[int], None] = lambda _count: None) -> None:
+        """Folds all that the log holds now. Leaves a partition where it stops."""
+        for partition in self._log.partitions():
+            head = self._log.head(partition)
+            while head > self._views.checkpoints()[partition].position:
+                count = self.step(partition)
                 if count == 0:
                     break
-                progress(lane, count)
+                progress(count)
 
     def run(self, stop: threading.Event, wake_fd: int | None) -> None:
         """Folds until told to stop. `wake_fd`: a pipe that gets bytes of events/wake.py; its end
@@ -122,8 +125,8 @@ class Projector:
             more = False
             try:
                 if time.monotonic() >= due:
-                    more = self.step("journal") >= BATCH_EVENTS["journal"]
-                    more |= self.step("points") >= BATCH_EVENTS["points"]
+                    for partition in self._log.partitions():
+                        more |= self.step(partition) >= BATCH_EVENTS[partition.lane]
                     due = time.monotonic() + POLL_S
             except Exception:
                 logger.exception("folding failed; trying again")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from events.errors import RunfoldError, TemporarilyUnavailable
-from events.event import Lane
+from events.event import Partition
 from events.log import Log, LogError
 from events.settings import SettingError
 from projections.database import Views, add_search_indexes, put_in_place, remove_replaced
@@ -62,7 +62,7 @@ def run_rebuild(
     echo(f"Rebuilt {view or 'all views'}.")
 
 
-def build(log: Log, made: Views, sealer: Sealer, targets: Mapping[Lane, int]) -> None:
+def build(log: Log, made: Views, sealer: Sealer, targets: Mapping[Partition, int]) -> None:
     """Folds the log into views beside the live ones, and seals their points along the way, so
     that the file stays small."""
 
@@ -108,8 +108,9 @@ def _rebuild_one(log: Log, made: Views, live: Views, sealer: Sealer, view: str) 
         )
     # No further than the live ones: both must stand at the same event in the end.
     for _ in range(3):
-        reached = folded_to(live)
-        build(log, made, sealer, {lane: reached[lane] for lane in lanes_of(view)})
+        reached = folded_to(log, live)
+        lanes = lanes_of(view)
+        build(log, made, sealer, {one: reached[one] for one in reached if one.lane in lanes})
     made.close()
     replace_view(log, made.path, live.path, view)
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from events.errors import RunfoldError, TemporarilyUnavailable
-from events.event import LANES, Lane
+from events.event import Partition
 from events.log import Log, LogError
 from events.settings import SettingError
 from projections.comparison import Compared, compare
@@ -57,9 +57,11 @@ def run_verify(log: Log, live: Views, lake: Path, *, echo: Echo = click.echo) ->
             for _ in range(2):
                 # The second time for what came during the first, so that little is left to fold
                 # while the snapshot below is held.
-                build(log, made, sealer, folded_to(live))
+                build(log, made, sealer, folded_to(log, live))
             with _files_held(live, lake), live.read() as connection:
-                positions = {lane: read_checkpoint(connection, lane).position for lane in LANES}
+                positions = {
+                    one: read_checkpoint(connection, one).position for one in log.partitions()
+                }
                 fold_up_to(log, made, positions, "folding the last events")
                 with made.read() as other:
                     results = compare(connection, other, lake, _points_progress())
@@ -95,12 +97,12 @@ def _points_progress() -> Callable[[int, int], None]:
     return on_points
 
 
-def _tell(results: Sequence[Compared], positions: dict[Lane, int], echo: Echo) -> None:
+def _tell(results: Sequence[Compared], positions: dict[Partition, int], echo: Echo) -> None:
     for result in results:
         echo(str(result))
         for example in result.examples:
             echo(f"    {example}")
-    at = ", ".join(f"{lane} {position:,}" for lane, position in positions.items())
+    at = ", ".join(f"{partition} {position:,}" for partition, position in positions.items())
     if any(result.different for result in results):
         echo(f"The live views DIFFER from what the log gives at {at}. `runfold rebuild` mends it.")
     else:

@@ -7,6 +7,7 @@ appended nothing to the log, and JSON is JSON: no bare NaN in it.
 import json
 from pathlib import Path
 
+from events.event import JOURNAL, POINTS
 from events.sqlite_log import SqliteLog
 from tests.differential.calls import Call
 from tests.servers import Answer
@@ -48,4 +49,4 @@ class RefusalCheck:
         assert "message" in error, f"no message: {shown}"
 
     def _read_heads(self) -> dict[str, int]:
-        return {"journal": self._log.head("journal"), "points": self._log.head("points")}
+        return {"journal": self._log.head(JOURNAL), "points": self._log.head(POINTS)}

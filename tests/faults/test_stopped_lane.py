@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from events.event import NewEvent
+from events.event import JOURNAL, NewEvent
 from events.sqlite_log import SqliteLog
 from tests.faults.conftest import Connect
 from tests.servers import Server, send
@@ -43,7 +43,7 @@ def test_an_unknown_event_stops_folding_but_no_training(
     late = send(server.url, "GET", f"/api/2.0/mlflow/runs/get?run_id={run_id}")
     assert (late.status, "retry-after" in late.headers) == (503, True)
     assert b"run.teleported" in late.body
-    types = [event.type for event in log.read("journal", 0, 100)]
+    types = [event.type for event in log.read(JOURNAL, 0, 100)]
     assert types[-5:] == [
         "run.teleported",
         "run.batch_logged",
