@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from projections.lake import (
     spill_folder,
 )
 from projections.point_columns import Gathered, PointColumns, in_lake_order
+from projections.segments import Written, WrittenCurve
 from projections.thinning import curve_of
 
 PIECE_POINTS = 1_000_000
@@ -49,33 +49,6 @@ _SELECTED = {
     # A column of nothing but None has no type of its own.
     **{name: f"{name}::VARCHAR AS {name}" for name in _NAMES},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenCurve:
-    """The summary of a long curve, or of a part of it, that is in a segment."""
-
-    run_id: str
-    key: str
-    data: bytes
-    """A block of points."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A segment file that is whole and durable."""
-
-    segment_id: str
-    path: str
-    """Relative to the lake."""
-    size_bytes: int
-    runs: dict[str, int]
-    """How many points each run has in it."""
-    curves: list[WrittenCurve]
-
-    @property
-    def points(self) -> int:
-        return sum(self.runs.values())
 
 
 Content = tuple[dict[str, int], list[WrittenCurve]]

@@ -22,7 +22,6 @@ from projections.metrics import blocks
 from projections.owned import owned_rows
 from projections.runs import runs
 from projections.schema import metadata, purged, view_meta
-from projections.segment_files import Written
 from projections.view import EntityView
 
 segments = sa.Table(
@@ -73,6 +72,33 @@ these rows; the points that `projections.history` reads from them may not."""
 
 GENERATION = "lake_generation"
 _IDS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCurve:
+    """The summary of a long curve, or of a part of it, that is in a segment."""
+
+    run_id: str
+    key: str
+    data: bytes
+    """A block of points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A segment file that is whole and durable."""
+
+    segment_id: str
+    path: str
+    """Relative to the lake."""
+    size_bytes: int
+    runs: dict[str, int]
+    """How many points each run has in it."""
+    curves: list[WrittenCurve]
+
+    @property
+    def points(self) -> int:
+        return sum(self.runs.values())
 
 
 class ViewsDatabase(Protocol):

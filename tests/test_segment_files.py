@@ -14,7 +14,8 @@ import projections.segment_files
 from events.codec import Series, make_block
 from projections.lake import COLUMNS, DuckDB, open_duckdb
 from projections.point_columns import Gathered
-from projections.segment_files import Written, merge_files, write_points
+from projections.segment_files import merge_files, write_points
+from projections.segments import Written
 
 GENERATION = "0" * 8
 VALUES = [0.0, -0.0, 1.5, -1.5, math.nan, math.inf, -math.inf]

@@ -32,11 +32,12 @@ from projections.lake import (
     spill_folder,
 )
 from projections.point_columns import Gathered
-from projections.segment_files import Written, merge_files, write_points
+from projections.segment_files import merge_files, write_points
 from projections.segments import (
     Pending,
     Segment,
     ViewsDatabase,
+    Written,
     add,
     blocks_of,
     create_generation,

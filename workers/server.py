@@ -1,4 +1,4 @@
-"""`runfold server`: starts the API and the worker, and keeps them running.
+"""`runfold server`: starts the API, the projector and the sealer, and keeps them running.
 
 This process imports next to nothing, so that it costs little and can't fail with its children.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ RESTART_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 HEALTHY_S = 20.0
 """A child that ran this long is started again at once."""
 TEND_S = 0.1
+SEALER_AFTER_S = 2.0
+"""The first answer does not need the sealer, so it leaves the processors to the others' start."""
 PORT_TAKEN, FOLDER_TAKEN = 98, 97
 """Exit codes of a child for which another try makes no sense."""
 
@@ -32,26 +35,29 @@ PORT_TAKEN, FOLDER_TAKEN = 98, 97
 @dataclass
 class _Child:
     role: str
+    command: tuple[str, ...]
     arguments: list[str]
-    wake_fd: int
-    notify_fd: int
-    lifeline_fd: int
+    fds: dict[str, int]
+    """The ends of pipes that it inherits, by the flag that tells it so."""
+    wanted_fd: int | None = None
+    """A pipe that has a byte from when the child is needed on; None: it always is."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
 
+    def due(self, now: float) -> bool:
+        """Whether to start it."""
+        if self.wanted_fd is not None and not select.select([self.wanted_fd], [], [], 0)[0]:
+            return False
+        return now >= self.restart_at
+
     def start(self) -> None:
-        fds = {
-            "--wake-fd": self.wake_fd,
-            "--notify-fd": self.notify_fd,
-            "--lifeline-fd": self.lifeline_fd,
-        }
-        command = [sys.executable, "-m", "workers.cli", self.role]
-        for flag, fd in fds.items():
+        command = [sys.executable, "-m", "workers.cli", *self.command]
+        for flag, fd in self.fds.items():
             command += [flag, str(fd)]
         self.process = subprocess.Popen(
-            command + self.arguments, stdin=subprocess.DEVNULL, pass_fds=tuple(fds.values())
+            command + self.arguments, stdin=subprocess.DEVNULL, pass_fds=tuple(self.fds.values())
         )
         self.started = time.monotonic()
 
@@ -69,14 +75,7 @@ def run_server(settings: Settings) -> int:
             err=True,
         )
         return FOLDER_TAKEN
-    arguments = arguments_of(settings)
-    to_worker, from_api = os.pipe()
-    to_api, from_worker = os.pipe()
-    # Only this process holds the writing end, so that its death is an end of file to the children.
-    lifeline, _held = os.pipe()
-    children = [_Child("api", arguments, to_api, from_api, lifeline)]
-    if not settings.artifacts_only:
-        children.insert(0, _Child("worker", arguments, to_worker, from_worker, lifeline))
+    children = _children(settings)
     stopping = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -85,8 +84,6 @@ def run_server(settings: Settings) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    for child in children:
-        child.start()
     code = 0
     while not stopping and code == 0:
         code = _tend(children)
@@ -95,12 +92,34 @@ def run_server(settings: Settings) -> int:
     return code
 
 
+def _children(settings: Settings) -> list[_Child]:
+    """What is to run, in the order of starting; nothing is started yet."""
+    arguments = arguments_of(settings)
+    to_projector, from_api = os.pipe()
+    to_api, from_projector = os.pipe()
+    # Only this process holds the writing end, so that its death is an end of file to the children.
+    lifeline, _held = os.pipe()
+    fds = {"--wake-fd": to_api, "--notify-fd": from_api, "--lifeline-fd": lifeline}
+    api = _Child("api", ("api",), arguments, fds)
+    if settings.artifacts_only:
+        return [api]
+    # What is in this pipe is never read: the sealer, once wanted, is started again when it ends.
+    sealer_wanted, wants_sealer = os.pipe()
+    fds = {"--wake-fd": to_projector, "--notify-fd": from_projector, "--lifeline-fd": lifeline}
+    fds["--sealer-fd"] = wants_sealer
+    projector = _Child("projector", ("worker", "projector"), arguments, fds)
+    fds = {"--lifeline-fd": lifeline}
+    sealer = _Child("sealer", ("worker", "sealer"), arguments, fds, sealer_wanted)
+    sealer.restart_at = time.monotonic() + SEALER_AFTER_S
+    return [sealer, projector, api]
+
+
 def _tend(children: list[_Child]) -> int:
-    """Starts again what has ended; returns an exit code other than 0 where that is hopeless."""
+    """Starts what is due, also again; returns an exit code other than 0 where that is hopeless."""
     now = time.monotonic()
     for child in children:
         if child.process is None:
-            if now >= child.restart_at:
+            if child.due(now):
                 child.start()
             continue
         ended = child.process.poll()
@@ -121,7 +140,7 @@ def _tend(children: list[_Child]) -> int:
 
 
 def _stop(children: list[_Child]) -> None:
-    """Ends the children: the API first, so that the worker folds what it still appends."""
+    """Ends the children: the API first, so that the projector folds what it still appends."""
     for child in reversed(children):
         if child.process is None or child.process.poll() is not None:
             continue

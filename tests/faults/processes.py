@@ -15,7 +15,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def of_role(server: Server, role: str) -> int | None:
-    """The process that is the server's `api` or `worker`; None while there is none."""
+    """The process that is the server's `api`, `projector` or `sealer`; None while there is none."""
     assert server.process is not None
     parent = server.process.pid
     for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from projections.lake import SEGMENTS
 from tests.faults.conftest import Connect
 from tests.faults.judge import (
     ACKNOWLEDGED,
@@ -33,6 +34,8 @@ SEED = 20_260_731
 # So that crashes meet the sealing of points too, and histories lie in segments and in blocks.
 SEAL_OFTEN = ("--seal-points", "2000", "--seal-age", "2")
 RESTART_S_MAX = 30.0
+# In turn; the sealer has time to write before it is killed at last.
+CRASHES = ("server", "projector", "server", *["projector"] * 4, "sealer")
 
 
 def start_writer(
@@ -43,24 +46,26 @@ def start_writer(
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
-def kill_worker(server: Server) -> None:
-    """Ends the folding process as kill -9 does, and waits for the one that takes its place."""
-    old = of_role(server, "worker")
-    assert old is not None
-    kill(old, signal.SIGKILL)
+def running(server: Server, role: str, other_than: int | None = None) -> int:
+    """The process of this role, once there is one."""
     deadline = time.monotonic() + RESTART_S_MAX
-    while of_role(server, "worker") in (None, old):
+    while (found := of_role(server, role)) in (None, other_than):
         assert time.monotonic() < deadline, server.tail()
         time.sleep(0.02)
+    assert found is not None
+    return found
 
 
-def crash(server: Server, number: int) -> None:
-    """In turn the whole server with its supervisor, and the folding process alone."""
-    if number % 2:
-        kill_worker(server)
-    else:
+def crash(server: Server, role: str) -> None:
+    """Ends one process, or all of them with their supervisor, as kill -9 does, and waits for what
+    takes its place."""
+    if role == "server":
         server.kill()
         server.start()
+        return
+    old = running(server, role)
+    kill(old, signal.SIGKILL)
+    running(server, role, other_than=old)
 
 
 @pytest.mark.timeout(600)
@@ -81,7 +86,7 @@ def test_crashes_under_load(
         for number in range(ROUNDS):
             time.sleep(chance.uniform(0.05, 1.5))
             assert [writer.poll() for writer in writers] == [None] * WRITERS
-            crash(server, number)
+            crash(server, CRASHES[number % len(CRASHES)])
         time.sleep(0.5)
     finally:
         for writer in writers:
@@ -89,6 +94,7 @@ def test_crashes_under_load(
     told = [read_journal(journal) for journal in journals]
     check_the_load_was_real([one for journal in told for one in journal])
     assert judge(connect(server), experiment_id, told) == []
+    assert list((tmp_path / "home" / "lake" / SEGMENTS).rglob("*.parquet")), "nothing was sealed"
     verified = subprocess.run(
         [BIN / "runfold", "verify", "--home", tmp_path / "home"],
         capture_output=True,

@@ -20,7 +20,7 @@ WAIT_MAX_S = "0.5"
 def stalled(tmp_path: Path, start_runfold: Callable[..., Server]) -> Iterator[tuple[Server, int]]:
     """A server, and its folding process, which the test may stop with SIGSTOP."""
     server = start_runfold(tmp_path / "home", "--wait-max", WAIT_MAX_S)
-    worker = of_role(server, "worker")
+    worker = of_role(server, "projector")
     assert worker is not None
     yield server, worker
     os.kill(worker, signal.SIGCONT)

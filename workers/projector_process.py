@@ -1,4 +1,4 @@
-"""The worker process: the projector in the main thread, sealer and exporter beside it."""
+"""`runfold worker projector`: folds the log into the views. It never loads DuckDB."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -14,34 +15,39 @@ import structlog
 
 from events.log import LogError
 from events.settings import Settings
-from events.wake import wake
-from workers.exporter import Exporter, ExporterSettings
+from events.wake import GROWN, wake
 from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
 from workers.projector import AlreadyRunning, Projector, projector_lock
-from workers.sealer import Sealer, SealerSettings
 from workers.server import FOLDER_TAKEN
 from workers.stores import Stores, opened_stores
 
 logger = structlog.get_logger(__name__)
 
 LOCK_WAIT_S = 3.0
-"""A killed server's worker needs a moment to notice that it is alone."""
+"""A killed server's projector needs a moment to notice that it is alone."""
+OWN_EVENTS = 1
+"""The default experiment's is there before anybody logs anything."""
 
 
-@click.command("worker", hidden=True)
+@click.command("projector")
 @click.option("--wake-fd", type=int, help="Pipe that gives a byte when the log has grown.")
 @click.option("--notify-fd", type=int, help="Pipe that gets a byte when something was folded.")
+@click.option("--sealer-fd", type=int, help="Pipe that gets a byte once the sealer has work.")
 @click.option("--lifeline-fd", type=int, help="Pipe that ends with the supervisor.")
 @server_options
-def worker_command(
-    wake_fd: int | None, notify_fd: int | None, lifeline_fd: int | None, **options: Any
+def projector_command(
+    wake_fd: int | None,
+    notify_fd: int | None,
+    sealer_fd: int | None,
+    lifeline_fd: int | None,
+    **options: Any,
 ) -> None:
-    """Fold the log into the views, and seal metric points into Parquet files."""
+    """Fold the log into the views."""
     settings = settings_from(options)
     end_with_parent(lifeline_fd)
-    configure_logs(settings.log_level, "worker")
+    configure_logs(settings.log_level, "projector")
     stop = threading.Event()
 
     def on_signal(_signal: int, _frame: FrameType | None) -> None:
@@ -51,7 +57,9 @@ def worker_command(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with projector_lock(settings.views_path, wait_s=LOCK_WAIT_S), opened_stores(settings) as s:
-            _work(settings, s, stop, wake_fd, notify_fd)
+            _prepare(settings, s)
+            folded = _telling(s, notify_fd, sealer_fd)
+            Projector(s.log, s.views, folded).run(stop, wake_fd)
     except AlreadyRunning as error:
         click.echo(f"runfold: {error}", err=True)
         sys.exit(FOLDER_TAKEN)
@@ -59,33 +67,30 @@ def worker_command(
         raise click.ClickException(str(error)) from error
 
 
-def _work(
-    settings: Settings,
-    stores: Stores,
-    stop: threading.Event,
-    wake_fd: int | None,
-    notify_fd: int | None,
-) -> None:
+def _prepare(settings: Settings, stores: Stores) -> None:
     if stores.views.create():
         logger.info("making the views from the log", path=str(settings.views_path))
     abandoned = stores.artifacts.proxied.remove_abandoned_uploads(time.time())
     if abandoned:
         logger.info("removed abandoned uploads", count=abandoned)
-    projector = Projector(stores.log, stores.views, wake(notify_fd))
-    sealing = SealerSettings(seal_points=settings.seal_points, seal_age_s=settings.seal_age_s)
-    sealer = Sealer(stores.views, settings.lake_path, sealing)
-    exporting = ExporterSettings(export_age_s=settings.export_age_s)
-    exporter = Exporter(stores.views, stores.log, settings.lake_path, exporting)
-    beside = [
-        threading.Thread(target=sealer.run, args=(stop,), name="sealer"),
-        threading.Thread(target=exporter.run, args=(stop,), name="exporter"),
-    ]
-    for thread in beside:
-        thread.start()
-    try:
-        projector.run(stop, wake_fd)
-    finally:
-        stop.set()
-        sealer.interrupt()
-        for thread in beside:
-            thread.join()
+
+
+def _telling(
+    stores: Stores, notify_fd: int | None, sealer_fd: int | None
+) -> Callable[[bytes], None]:
+    """What is called after each batch: it tells the API, and once that there is something to seal
+    and to export."""
+    tell_api, tell_supervisor = wake(notify_fd), wake(sealer_fd)
+    told = False
+
+    def folded(byte: bytes) -> None:
+        nonlocal told
+        tell_api(byte)
+        if not told:
+            checkpoints = stores.views.checkpoints().values()
+            told = sum(checkpoint.position for checkpoint in checkpoints) > OWN_EVENTS
+            if told:
+                tell_supervisor(GROWN)
+
+    folded(GROWN)
+    return folded
