@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -15,7 +14,7 @@ from events.event import Event
 from events.metrics import POINTS_LOGGED, Point, encode_points
 from events.runs import RUN_BATCH_LOGGED, RUN_PURGED, RunBatchLogged
 from projections.schema import FOR_SEARCH, metadata
-from projections.state import Rows, State
+from projections.state import State
 from projections.view import EntityView
 
 KEEP_BLOCK_FROM_POINTS = 256
@@ -58,6 +57,20 @@ _FEW = "points of the journal"
 
 BlockRow = tuple[str, int, bytes]
 """A run's id, how many points, and the block that has them."""
+LatestOfRun = dict[str, tuple[int, int, float, bool]]
+"""The greatest (step, timestamp, value, is_nan) of each key."""
+
+_MOVE = """
+INSERT INTO latest_metrics (run_id, key, step, timestamp, value, is_nan)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (run_id, key) DO UPDATE SET
+    step = excluded.step, timestamp = excluded.timestamp,
+    value = excluded.value, is_nan = excluded.is_nan
+WHERE (excluded.step, excluded.timestamp, excluded.value, excluded.is_nan)
+    > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value, latest_metrics.is_nan)
+"""
+"""Makes a point its key's latest where it is greater than the one that is stored, which nobody
+needs to read for that."""
 
 
 def fold_batch_logged(state: State, event: Event, data: RunBatchLogged) -> None:
@@ -81,29 +94,34 @@ def fold_run_purged(state: State, event: Event, _data: Any) -> None:
 
 def finish(state: State) -> None:
     """Stores the blocks that the batch's events brought, and moves the latest values on."""
-    rows = [*_few_points(state), *_many_points(state)]
+    latest: dict[str, LatestOfRun] = {}
+    rows = [*_few_points(state, latest), *_many_points(state, latest)]
     if not rows:
         return
-    state.write_many(_insert_block(state.connection.dialect), rows)
+    state.insert_many(_insert_block(state.connection.dialect), rows)
     _join_small_blocks(state, {row[0] for row in rows if row[1] < KEEP_BLOCK_FROM_POINTS})
+    moved = [
+        (run_id, key, *greatest) for run_id, of in latest.items() for key, greatest in of.items()
+    ]
+    state.rows(latest_metrics).write(moved, _MOVE)
 
 
-def _few_points(state: State) -> list[BlockRow]:
+def _few_points(state: State, latest: dict[str, LatestOfRun]) -> list[BlockRow]:
     """What the journal's events brought: for so few points columns are not worth making."""
     by_run: dict[str, list[Point]] = {}
     for run_id, points in state.collect(_FEW):
         by_run.setdefault(run_id, []).extend(points)
     state.collect(_FEW).clear()
     stored = []
-    latest = state.rows(latest_metrics)
     for run_id, points in by_run.items():
+        of_run = latest.setdefault(run_id, {})
         for point in points:
-            _move(latest, run_id, point.key, point.step, point.timestamp, float(point.value))
+            _move(of_run, point.key, point.step, point.timestamp, float(point.value))
         stored.append((run_id, len(points), encode_points(points)))
     return stored
 
 
-def _many_points(state: State) -> list[BlockRow]:
+def _many_points(state: State, latest: dict[str, LatestOfRun]) -> list[BlockRow]:
     """What the points lane brought."""
     by_run: dict[str, list[tuple[Block, bytes | None]]] = {}
     for run_id, block, data in state.collect(_COLLECTED):
@@ -112,7 +130,8 @@ def _many_points(state: State) -> list[BlockRow]:
     state.collect(_COLLECTED).clear()
     stored: list[BlockRow] = []
     for run_id, given in by_run.items():
-        _move_latest(state, run_id, join_blocks([block for block, _ in given]))
+        of_run = latest.setdefault(run_id, {})
+        _move_latest(of_run, join_blocks([block for block, _ in given]))
         stored.extend(_block_rows(run_id, given))
     return stored
 
@@ -176,7 +195,7 @@ def _block_rows(run_id: str, given: list[tuple[Block, bytes | None]]) -> Iterato
         yield run_id, len(joined), encode_block(joined)
 
 
-def _move_latest(state: State, run_id: str, block: Block) -> None:
+def _move_latest(latest: LatestOfRun, block: Block) -> None:
     keys: dict[str, int] = {}
     mapping = np.array([keys.setdefault(s.key, len(keys)) for s in block.series], np.uint32)
     key_index = mapping[block.index]
@@ -184,37 +203,20 @@ def _move_latest(state: State, run_id: str, block: Block) -> None:
     # Only the points at their key's greatest step can win: few are left to compare one by one.
     steps_max = np.full(len(names), np.iinfo(np.int64).min)
     np.maximum.at(steps_max, key_index, block.steps)
-    rows = state.rows(latest_metrics)
     for place in np.flatnonzero(block.steps == steps_max[key_index]).tolist():
-        key = names[key_index[place]]
         step, timestamp = int(block.steps[place]), int(block.timestamps[place])
-        _move(rows, run_id, key, step, timestamp, float(block.values[place]))
+        _move(latest, names[key_index[place]], step, timestamp, float(block.values[place]))
 
 
-def _move(rows: Rows, run_id: str, key: str, step: int, timestamp: int, value: float) -> None:
+def _move(latest: LatestOfRun, key: str, step: int, timestamp: int, value: float) -> None:
     """Makes a point the key's latest where it is greater than the one that is."""
-    is_nan = math.isnan(value)
-    # Of -0.0 and 0.0, equal to all, one is stored.
-    value = 0.0 if is_nan else value + 0.0
-    old = rows.get(run_id, key)
     # NaN and 0 at one step and time are a tie to MLflow; is_nan makes the winner independent of the
-    # order in which they came.
-    if old is None or (step, timestamp, value, is_nan) > (
-        old["step"],
-        old["timestamp"],
-        old["value"],
-        old["is_nan"],
-    ):
-        rows.put(
-            {
-                "run_id": run_id,
-                "key": key,
-                "value": value,
-                "timestamp": timestamp,
-                "step": step,
-                "is_nan": is_nan,
-            }
-        )
+    # order in which they came. Of -0.0 and 0.0, equal to all, one is stored.
+    is_nan = value != value
+    given = (step, timestamp, 0.0 if is_nan else value + 0.0, is_nan)
+    greatest = latest.get(key)
+    if greatest is None or given > greatest:
+        latest[key] = given
 
 
 VIEW = EntityView(

@@ -7,9 +7,11 @@ statement a table, in the transaction that also moves the checkpoint.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -21,6 +23,8 @@ from projections.schema import metadata
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 _MISSING: Any = object()
+ROWS_A_STATEMENT = 64
+"""Every step of a statement costs more than a row does: an insertion writes so many a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class _Layout:
     group in the driver's own language."""
 
     names: list[str]
+    keys: list[str]
     key_of: Callable[[Row], Key]
     values_of: Callable[[Row], Key]
     grouped: bool
@@ -61,6 +66,7 @@ def _layout(table: sa.Table) -> _Layout:
         upsert = text(insert.on_conflict_do_nothing(index_elements=keys))
     return _Layout(
         names=names,
+        keys=keys,
         key_of=_getter(keys),
         values_of=_getter(names),
         grouped=len(keys) > 1,
@@ -78,6 +84,17 @@ def _getter(names: list[str]) -> Callable[[Row], Key]:
         name = names[0]
         return lambda row: (row[name],)
     return itemgetter(*names)
+
+
+@lru_cache(maxsize=256)
+def _of_many_rows(insertion: str) -> str:
+    """The insertion of one row as one of ROWS_A_STATEMENT."""
+    return re.sub(
+        r"(?<=VALUES )\([?, ]+\)",
+        lambda values: ", ".join([values[0]] * ROWS_A_STATEMENT),
+        insertion,
+        count=1,
+    )
 
 
 class Rows:
@@ -160,22 +177,29 @@ class Rows:
         """Adds or replaces the row with this primary key; every column must be given."""
         self._set(self._key_of(row), row)
 
-    def write(self, rows: list[Key]) -> None:
-        """Writes rows at once and past the cache: for tables in which every column is part of the
-        key, by a view's `finish`. Rows that are there already stay."""
-        self._state.write_many(self._layout.upsert, rows)
+    def write(self, rows: list[Key], insertion: str | None = None) -> None:
+        """Writes rows at once and past the cache, by a view's `finish`: for tables in which every
+        column is part of the key, where rows that are there already stay, or by an insertion of
+        the view's own, in which the key comes first. Of such a table no fold reads a row."""
+        self._state.insert_many(insertion or self._layout.upsert, rows)
+        width = len(self._layout.keys)
+        self._touched.update(row[:width] for row in rows)
 
     def delete(self, *key: Any) -> None:
         """Removes the row with this primary key, where there is one."""
         self._set(key, None)
 
     def _set(self, key: Key, row: Row | None) -> None:
-        before = self._rows.get(key, _MISSING)
-        self._undo.append((self, key, before, key in self._dirty))
-        self._rows[key] = row
+        rows, dirty = self._rows, self._dirty
+        before = rows.get(key, _MISSING)
+        self._undo.append((self, key, before, key in dirty))
+        rows[key] = row
+        dirty[key] = None
         if before is _MISSING and self._layout.grouped:
-            self._groups.setdefault(key[0], set()).add(key)
-        self._dirty[key] = None
+            members = self._groups.get(key[0])
+            if members is None:
+                members = self._groups[key[0]] = set()
+            members.add(key)
 
     def restore(self, key: Key, before: Row | None, was_dirty: bool) -> None:
         """Takes back one change."""
@@ -193,12 +217,12 @@ class Rows:
         if not self._dirty:
             return
         rows, layout = self._rows, self._layout
-        gone = [key for key in self._dirty if rows[key] is None]
-        kept = [row for key in self._dirty if (row := rows[key]) is not None]
-        if gone:
+        values_of = layout.values_of
+        kept = [values_of(row) for key in self._dirty if (row := rows[key]) is not None]
+        if len(kept) < len(self._dirty):
+            gone = [key for key in self._dirty if rows[key] is None]
             self._state.write_many(layout.remove, gone)
-        if kept:
-            self._state.write_many(layout.upsert, map(layout.values_of, kept))
+        self._state.insert_many(layout.upsert, kept)
         self._touched.update(self._dirty)
         self._dirty.clear()
 
@@ -260,6 +284,14 @@ class State:
     def write_many(self, statement: str, rows: Iterable[Key]) -> None:
         """Runs a statement in the driver's own language for each of these rows."""
         self._cursor.executemany(statement, rows)
+
+    def insert_many(self, insertion: str, rows: Sequence[Key]) -> None:
+        """Runs an INSERT of one row, in the driver's own language, for all of these."""
+        whole = len(rows) - len(rows) % ROWS_A_STATEMENT
+        for start in range(0, whole, ROWS_A_STATEMENT):
+            values = list(chain.from_iterable(rows[start : start + ROWS_A_STATEMENT]))
+            self._cursor.execute(_of_many_rows(insertion), values)
+        self.write_many(insertion, rows[whole:])
 
     def collect(self, name: str) -> list[Any]:
         """A list that folds of this batch add to, for a view that writes it all at once in its

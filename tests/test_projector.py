@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from events.experiments import (
     ExperimentDeleted,
 )
 from events.memory_log import MemoryLog
-from events.metrics import POINTS_LOGGED, Point
+from events.metrics import POINTS_LOGGED, Point, number_text
 from events.runs import (
     RUN_BATCH_LOGGED,
     RUN_CREATED,
@@ -164,6 +166,43 @@ def test_the_latest_metric_does_not_depend_on_the_order(views: Views, tmp_path: 
     (latest,) = rows(views, latest_metrics)
     assert latest == ("r", "loss", 0.0, 1, 3, True)
     other.close()
+
+
+def test_the_latest_metric_does_not_depend_on_the_batches(tmp_path: Path) -> None:
+    """Points of both lanes give the same latest values folded at once and one by one, in any
+    order, with every tie there can be and as many keys as no statement takes at once."""
+    chance = random.Random(7)
+    values = (float("nan"), 0.0, -0.0, -2.0, 3.5, float("inf"), float("-inf"))
+    given = [
+        (f"key-{chance.randrange(100)}", chance.choice((-1, 0, 2**62)), chance.randrange(2), value)
+        for value in values * 40
+    ]
+    found = []
+    for limit in (1_000, 1, 7):
+        chance.shuffle(given)
+        log = MemoryLog()
+        log.append([experiment("1", "e"), run("r")])
+        for start in range(0, len(given), 5):
+            some = given[start : start + 5]
+            logged = [Point(key, number_text(v), time, step) for key, step, time, v in some]
+            block = make_block([(Series(key), step, time, v) for key, step, time, v in some])
+            on_points = POINTS_LOGGED.new("r", block, time=7)
+            log.append([chance.choice((batch("r", metrics=logged), on_points))])
+        folded_views = Views(tmp_path / f"{limit}.db", "memory")
+        folded_views.create()
+        projector = Projector(log, folded_views)
+        for partition in (JOURNAL, POINTS):
+            while projector.step(partition, limit):
+                continue
+        found.append(rows(folded_views, latest_metrics))
+        folded_views.close()
+    best: dict[str, tuple[Any, ...]] = {}
+    for key, step, time, v in given:
+        is_nan = math.isnan(v)
+        point = (step, time, 0.0 if is_nan else v, is_nan)
+        best[key] = max(best.get(key, point), point)
+    wanted = [("r", key, v, time, step, is_nan) for key, (step, time, v, is_nan) in best.items()]
+    assert found == [sorted(wanted)] * 3
 
 
 def test_folding_goes_on_where_the_rows_stand(views: Views) -> None:
