@@ -38,9 +38,12 @@ CURVE_POINTS = 50_000
 PIECES = "pieces"
 _CUT_BY = ("run_id", "key", "step")
 _STEP_BUCKETS = 4_096
+_DICTIONARY_MAX = 1_024
+"""Names of a row group are few. Numbers of which there are more are smaller, and written sooner, as
+differences and as bytes in streams than as places in a dictionary."""
 _PARQUET = (
     "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, USE_TMP_FILE false,"
-    f" ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
+    f" ROW_GROUP_SIZE {ROW_GROUP_ROWS}, DICTIONARY_SIZE_LIMIT {_DICTIONARY_MAX}"
 )
 _NAMES = ("run_id", "key", *COLUMNS[5:])
 _SELECTED = {

@@ -7,19 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
 
 import workers.sealer
-from events.codec import Block, Series
 from projections.database import Views
 from projections.history import SegmentGone, run_points
 from projections.lake import generation_lock, open_duckdb, remove_file
 from projections.metrics import blocks
-from projections.point_columns import Gathered
-from projections.segment_files import merge_files, write_points
-from projections.segments import segments
+from projections.segments import segments, segments_of
 from tests.lake_cases import SMALL, LakeCase, Point, as_answered
 from workers.projector import Projector
 from workers.sealer import Sealer, SealerSettings
@@ -272,6 +268,22 @@ def test_files_stay_few(case: LakeCase) -> None:
     sealer.close()
 
 
+def test_large_segments_are_rewritten_once(case: LakeCase) -> None:
+    """They wait until they fill a segment, and a full one is never rewritten."""
+    settings = SealerSettings(seal_points=1, merge_segments=2, merged_points_max=80)
+    sealer = Sealer(case.views, case.lake, settings)
+    sizes = []
+    for seal in range(8):
+        case.log_points("a", points(10, start=10 * seal))
+        sealer.round()
+        with case.views.read() as connection:
+            sizes.append([segment.points for segment in segments_of(connection, "1")])
+    small, full = [[10] * n for n in (1, 2, 3)], [40]
+    assert sizes == [*small, full, *([*some, *full] for some in small), [40, 40]]
+    check_all_there(case, "a", points(80))
+    sealer.close()
+
+
 def test_readers_beside_a_busy_sealer_see_each_point_once(case: LakeCase) -> None:
     """While points are logged, sealed and merged, no read misses one that was folded before it
     began, nor sees one twice."""
@@ -379,33 +391,6 @@ def test_a_seal_is_dropped_where_other_views_took_the_place(case: LakeCase, tmp_
     assert count_rows(case, blocks) == 1
     check_all_there(case, "a", points(5))
     sealer.close()
-
-
-def test_a_merge_spills_what_does_not_fit_its_memory(case: LakeCase, tmp_path: Path) -> None:
-    """A million points are sorted and freed of repetitions within 40 MB, and spill files go."""
-    count = 250_000
-    duck = open_duckdb(memory_mb=200, threads=2, temp=None)
-    generator = np.random.default_rng(7)
-    paths = []
-    for part in range(4):
-        steps = generator.permutation(count) + part * count // 2
-        block = Block([Series("loss")], np.zeros(count, np.uint32), steps, steps, steps / 7)
-        gathered = Gathered()
-        gathered.add(f"r{part % 2}", block)
-        written = write_points(duck, case.lake, "1", "0" * 8, gathered)
-        paths.append(written.path)
-    small = open_duckdb(memory_mb=40, threads=1, temp=tmp_path / "spill")
-    merged = merge_files(small, case.lake, "1", "0" * 8, paths)
-    assert merged.runs == {"r0": 2 * count, "r1": 2 * count}
-    again = merge_files(small, case.lake, "1", "0" * 8, [*paths, merged.path], ["r1"])
-    assert again.runs == {"r0": 2 * count}
-    rows = duck.execute("SELECT step, value FROM read_parquet(?)", [str(case.lake / again.path)])
-    found = rows.fetchnumpy()
-    assert found["step"].tolist() == sorted({*range(count), *range(count, 2 * count)})
-    assert (found["value"] == found["step"] / 7).all()
-    small.close()
-    duck.close()
-    assert [path for path in (tmp_path / "spill").rglob("*") if path.is_file()] == []
 
 
 def test_only_segments_are_swept(case: LakeCase) -> None:

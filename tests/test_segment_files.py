@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import projections.segment_files
-from events.codec import Series, make_block
+from events.codec import Block, Series, make_block
 from projections.lake import COLUMNS, DuckDB, open_duckdb
 from projections.point_columns import Gathered
 from projections.segment_files import merge_files, write_points
@@ -127,3 +127,30 @@ def test_order_holds_over_many_row_groups(tmp_path: Path, threads: int) -> None:
     assert found == sorted(found)
     assert len(found) == 3_000
     duck.close()
+
+
+def test_a_merge_spills_what_does_not_fit_its_memory(tmp_path: Path) -> None:
+    """A million points are sorted and freed of repetitions within 40 MB, and spill files go."""
+    count = 250_000
+    duck = open_duckdb(memory_mb=200, threads=2, temp=None)
+    generator = np.random.default_rng(7)
+    paths = []
+    for part in range(4):
+        steps = generator.permutation(count) + part * count // 2
+        block = Block([Series("loss")], np.zeros(count, np.uint32), steps, steps, steps / 7)
+        gathered = Gathered()
+        gathered.add(f"r{part % 2}", block)
+        written = write_points(duck, tmp_path, "1", "0" * 8, gathered)
+        paths.append(written.path)
+    small = open_duckdb(memory_mb=40, threads=1, temp=tmp_path / "spill")
+    merged = merge_files(small, tmp_path, "1", "0" * 8, paths)
+    assert merged.runs == {"r0": 2 * count, "r1": 2 * count}
+    again = merge_files(small, tmp_path, "1", "0" * 8, [*paths, merged.path], ["r1"])
+    assert again.runs == {"r0": 2 * count}
+    rows = duck.execute("SELECT step, value FROM read_parquet(?)", [str(tmp_path / again.path)])
+    found = rows.fetchnumpy()
+    assert found["step"].tolist() == sorted({*range(count), *range(count, 2 * count)})
+    assert (found["value"] == found["step"] / 7).all()
+    small.close()
+    duck.close()
+    assert [path for path in (tmp_path / "spill").rglob("*") if path.is_file()] == []

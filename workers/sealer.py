@@ -13,7 +13,8 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,8 @@ logger = structlog.get_logger(__name__)
 
 TIERS_FROM_POINTS = 50_000
 TIER_FACTOR = 4
+LARGE = 16
+"""So many large segments, at most, fill one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class SealerSettings:
     """or so many blocks,"""
     seal_age_s: float = 600.0
     """or blocks since so long."""
-    batch_points: int = 500_000
+    batch_points: int = 1_000_000
     """About so many points are sealed into one segment,"""
     batch_blocks: int = 10_000
     """from so many blocks at most,"""
@@ -81,7 +84,7 @@ class SealerSettings:
     merge_segments: int = 4
     """So many segments of about one size become one."""
     merged_points_max: int = 16_000_000
-    """No merge makes a segment with more points."""
+    """No merge makes a segment with more points. One with half as many is full, and stays."""
     retired_s: float = 60.0
     """A merged file is kept so long for readers that have begun."""
     sweep_s: float = 600.0
@@ -328,25 +331,31 @@ class Sealer:
     def _to_merge(self, given: Sequence[Segment]) -> list[Segment]:
         """Of an experiment's segments, smallest first, the ones to merge now; none is a result.
 
-        A tier with enough segments is merged together with what is smaller, so that each point is
-        rewritten about once a tier, and a tier never holds more than a few segments.
+        A tier with enough small segments is merged together with what is smaller, so that each
+        point is rewritten about once a tier. Large ones wait until they fill a segment, so that the
+        points of a busy experiment, which come in large ones, are rewritten once in all.
         """
-        allowed = self._settings.merged_points_max
-        open_ones = [segment for segment in given if segment.points <= allowed // 2]
-        counts: dict[int, int] = {}
-        for segment in open_ones:
-            counts[_tier(segment.points)] = counts.get(_tier(segment.points), 0) + 1
+        full = self._settings.merged_points_max // 2
+        open_ones = [segment for segment in given if segment.points < full]
+        small = [segment for segment in open_ones if segment.points < full // LARGE]
+        counts = Counter(_tier(segment.points) for segment in small)
         for tier in sorted(counts):
-            if counts[tier] < self._settings.merge_segments:
-                continue
-            chosen: list[Segment] = []
-            for segment in open_ones:
-                allowed -= segment.points
-                if _tier(segment.points) > tier or allowed < 0:
-                    break
-                chosen.append(segment)
-            return chosen if len(chosen) > 1 else []
+            if counts[tier] >= self._settings.merge_segments:
+                return self._fitting(one for one in small if _tier(one.points) <= tier)
+        if sum(segment.points for segment in open_ones) >= full:
+            return self._fitting(open_ones)
         return []
+
+    def _fitting(self, given: Iterable[Segment]) -> list[Segment]:
+        """The first of these that fit one segment; none where there is nothing to merge."""
+        left = self._settings.merged_points_max
+        chosen: list[Segment] = []
+        for segment in given:
+            left -= segment.points
+            if left < 0:
+                break
+            chosen.append(segment)
+        return chosen if len(chosen) > 1 else []
 
     def _replace(
         self,
