@@ -341,14 +341,44 @@ def next_unranged(connection: sa.Connection) -> tuple[str, str] | None:
 def add_ranges(
     connection: sa.Connection, segment_id: str, rows: Sequence[Sequence[object]]
 ) -> None:
-    """Keeps where the points of a segment's runs lie, and forgets it of segments that are gone."""
+    """Keeps where the points of a segment's runs lie."""
     _many(
         connection,
         "INSERT OR REPLACE INTO segment_ranges VALUES (?, ?, ?, ?, ?, ?)",
         ((segment_id, *row) for row in rows),
     )
+
+
+def forget_ranges(connection: sa.Connection) -> None:
+    """Forgets where points lay of segments that are gone."""
     connection.exec_driver_sql(
         "DELETE FROM segment_ranges WHERE segment_id NOT IN (SELECT segment_id FROM segments)"
+    )
+
+
+def merge_ranges(
+    connection: sa.Connection, segment_id: str, merged: Sequence[str], without: Sequence[str] = ()
+) -> None:
+    """Keeps where the points of a segment's runs lie that was made of others; these are forgotten.
+
+    `without`: the runs that were left out. Where one of the others is not known, it is not either.
+    """
+    marks = ", ".join("?" * len(merged))
+    known = connection.exec_driver_sql(
+        f"SELECT count(DISTINCT segment_id) FROM segment_ranges WHERE segment_id IN ({marks})",
+        tuple(merged),
+    ).scalar()
+    if known == len(merged):
+        found = connection.exec_driver_sql(
+            "SELECT run_id, min(step_min), max(step_max), min(time_min), max(time_max)"
+            f" FROM segment_ranges WHERE segment_id IN ({marks}) GROUP BY run_id",
+            tuple(merged),
+        )
+        left_out = set(without)
+        rows = [tuple(row) for row in found if row[0] not in left_out]
+        add_ranges(connection, segment_id, rows)
+    connection.exec_driver_sql(
+        f"DELETE FROM segment_ranges WHERE segment_id IN ({marks})", tuple(merged)
     )
 
 

@@ -18,6 +18,8 @@ from events.codec import Block, Float64s, Int64s, Series
 
 Name = tuple[str, Series]
 """Whose points: the run and its series."""
+Range = tuple[int, int, int, int]
+"""Least and greatest step, least and greatest timestamp."""
 Places = npt.NDArray[np.intp]
 _NARROW_MAX = 1 << 16
 T = TypeVar("T")
@@ -69,6 +71,8 @@ class Gathered:
 
     def __init__(self) -> None:
         self.points = 0
+        self.ranges: dict[str, Range] = {}
+        """Where the points of each run lie, also once they were taken."""
         self._names: dict[Name, int] = {}
         self._places: list[npt.NDArray[np.uint32]] = []
         self._steps: list[Int64s] = []
@@ -82,10 +86,17 @@ class Gathered:
         if not len(block):
             return
         self.points += len(block)
+        self._widen(run_id, block)
         self._places.append(np.array(mapping, np.uint32)[block.index])
         self._steps.append(block.steps)
         self._timestamps.append(block.timestamps)
         self._values.append(block.values)
+
+    def _widen(self, run_id: str, block: Block) -> None:
+        steps, times = block.steps, block.timestamps
+        found = (int(steps.min()), int(steps.max()), int(times.min()), int(times.max()))
+        known = self.ranges.get(run_id)
+        self.ranges[run_id] = found if known is None else joined_range(known, found)
 
     @property
     def names(self) -> int:
@@ -103,6 +114,16 @@ class Gathered:
             _joined(self._timestamps, np.int64),
             _joined(self._values, np.float64),
         )
+
+
+def joined_range(one: Range, other: Range) -> Range:
+    """Where both lie."""
+    return (
+        min(one[0], other[0]),
+        max(one[1], other[1]),
+        min(one[2], other[2]),
+        max(one[3], other[3]),
+    )
 
 
 def _joined(parts: list[Any], dtype: Any) -> npt.NDArray[Any]:

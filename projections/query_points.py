@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 import numpy as np
 
-from events.codec import Int64s, decode_block
-from projections.point_columns import Gathered, PointColumns
+from events.codec import decode_block
+from projections.point_columns import Gathered, PointColumns, Range
 from projections.query_formats import quoted
 from projections.sql_tables import BY_NAME, timestamp
 
@@ -31,10 +31,8 @@ POINTS_FILE = "points.msgpack"
 LENGTH = struct.Struct("<Q")
 """Stands before each part of the file: the plan, then lists of blocks."""
 
-Range = tuple[int, int, int, int]
-"""Least and greatest step, least and greatest timestamp."""
 EVERYWHERE: Range = (-(1 << 63), (1 << 63) - 1, -(1 << 63), (1 << 63) - 1)
-"""Of a segment that was written a moment ago it is not known yet."""
+"""Of a segment whose ranges were forgotten it is not known until the exporter has looked."""
 Stored = tuple[str, bytes]
 """A run's id and a block of its points, as the views store it."""
 
@@ -120,19 +118,20 @@ def declare_metrics(connection: Connection, folder: Path) -> None:
         return
     with path.open("rb") as file:
         plan, stored = read_parts(file)
-        columns = _decoded(stored)
+        gathered = _gathered(stored)
+    ranges, columns = gathered.ranges, gathered.take()
     connection.execute(_MAKE_TABLES)
     _insert(connection, columns, plan.experiment_of)
-    doubtful = doubtful_runs(plan.parts, ranges_of(columns))
+    doubtful = doubtful_runs(plan.parts, ranges)
     connection.execute(_view(plan, folder, doubtful, has_unsealed=len(columns) > 0))
 
 
-def _decoded(stored: Iterable[Stored]) -> PointColumns:
-    """The points of blocks in the lake's order, none twice."""
+def _gathered(stored: Iterable[Stored]) -> Gathered:
+    """The points of blocks."""
     gathered = Gathered()
     for run_id, data in stored:
         gathered.add(run_id, decode_block(data))
-    return gathered.take()
+    return gathered
 
 
 def _insert(
@@ -160,29 +159,6 @@ def _insert(
             connection.register("given", given)
             connection.execute(f"INSERT INTO unsealed.{table} SELECT {selected} FROM given")
             connection.unregister("given")
-
-
-def ranges_of(columns: PointColumns) -> dict[str, Range]:
-    """Where each run's points lie."""
-    if not len(columns):
-        return {}
-    runs = list(dict.fromkeys(run_id for run_id, _ in columns.names))
-    places = {run_id: place for place, run_id in enumerate(runs)}
-    run_of_name = np.array([places[run_id] for run_id, _ in columns.names], np.int64)
-    run_of_point = run_of_name[columns.places]
-    starts = np.flatnonzero(np.append(True, run_of_point[1:] != run_of_point[:-1]))
-
-    def bounds(values: Int64s) -> tuple[list[int], list[int]]:
-        return (
-            np.minimum.reduceat(values, starts).tolist(),
-            np.maximum.reduceat(values, starts).tolist(),
-        )
-
-    found = zip(*bounds(columns.steps), *bounds(columns.timestamps), strict=True)
-    return {
-        runs[place]: bound
-        for place, bound in zip(run_of_point[starts].tolist(), found, strict=True)
-    }
 
 
 def doubtful_runs(

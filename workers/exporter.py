@@ -33,6 +33,7 @@ from projections.lake_exports import (
     event_files,
     export_experiment,
     export_part,
+    forget_ranges,
     get_state,
     known_exports,
     next_unranged,
@@ -221,6 +222,7 @@ class Exporter:
             rows = read_ranges(writer.cursor, self._lake, path)
             with self._transaction(generation) as connection:
                 add_ranges(connection, segment_id, rows)
+                forget_ranges(connection)
 
     def _delete_retired(self) -> None:
         due_ms = time.time_ns() // 1_000_000 - round(self._settings.retired_s * 1000)

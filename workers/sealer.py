@@ -32,6 +32,7 @@ from projections.lake import (
     remove_file,
     spill_folder,
 )
+from projections.lake_exports import add_ranges, merge_ranges
 from projections.point_columns import Gathered
 from projections.segment_files import merge_files, write_points
 from projections.segments import (
@@ -285,6 +286,8 @@ class Sealer:
                     raise _Changed("a run was purged")
                 if written is not None:
                     add(connection, experiment_id, written)
+                    ranges = [(run_id, *range) for run_id, range in found.ranges.items()]
+                    add_ranges(connection, written.segment_id, ranges)
         except BaseException as error:
             if written is not None:
                 remove_file(self._lake, written.path)
@@ -375,6 +378,8 @@ class Sealer:
                 if not remove(connection, chosen):
                     raise _Changed("a segment is not part of the views any more")
                 retire(connection, chosen, time.time_ns() // 1_000_000)
+                merged = [segment.segment_id for segment in chosen]
+                merge_ranges(connection, written.segment_id, merged, without)
                 if written.points:
                     add(connection, experiment_id, written)
         except BaseException as error:
