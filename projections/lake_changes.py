@@ -218,13 +218,14 @@ VIEW = EntityView(name="lake changes", tables=CHANGE_TABLES, folds={}, finish=fi
 """Comes behind all others, to see what they changed."""
 
 
-def forget_exports(connection: sa.Connection, schema: str) -> None:
-    """Marks everything in this schema as not exported, for rows that were replaced by others than
-    folds. The files that were exported belong to nobody then, and the exporter deletes them."""
+def forget_exports(connection: sa.Connection, prefix: str) -> None:
+    """Marks everything in the tables with this prefix as not exported, for rows that were replaced
+    by others than folds. The files that were exported belong to nobody then, and the exporter
+    deletes them."""
     for table in CHANGE_TABLES:
-        connection.exec_driver_sql(f"DELETE FROM {schema}.{table.name}")
+        connection.exec_driver_sql(f"DELETE FROM {prefix}{table.name}")
     for noun in ("run", "experiment"):
         connection.exec_driver_sql(
-            f"INSERT INTO {schema}.changed_{noun}s SELECT {noun}_id, {ALL_KINDS}, 1"
-            f" FROM {schema}.{noun}s"
+            f"INSERT INTO {prefix}changed_{noun}s SELECT {noun}_id, {ALL_KINDS}, 1"
+            f" FROM {prefix}{noun}s"
         )

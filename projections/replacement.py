@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 
 from events.event import LANES, Lane, Partition
 from events.log import Log
-from events.sqlite import open_engine
 from projections.catalog import VIEWS
+from projections.database import Views
 from projections.folding import fold_batch, read_checkpoint
 from projections.lake_changes import forget_exports
 from projections.schema import view_meta
@@ -41,58 +39,47 @@ def _tables_of(view: str) -> list[sa.Table]:
     return tables
 
 
-def replace_view(log: Log, made: Path, live: Path, view: str) -> None:
+def replace_view(log: Log, made: Views, live: Views, view: str) -> None:
     """Replaces a view's rows in one transaction, which holds off the live projector while the last
     events are folded into the new rows too."""
-    engine = open_engine(made, synchronous="NORMAL", cache_mb=32)
-    inode = live.stat().st_ino
-    try:
-        with engine.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            driver.execute("ATTACH DATABASE ? AS live", (str(live),))
-            driver.execute("PRAGMA live.secure_delete=ON")
-            with connection.begin():
-                if live.stat().st_ino != inode:
-                    raise NotReplaced("the views were replaced meanwhile: try again")
-                lanes = lanes_of(view)
-                _fold_rest(log, connection, [p for p in log.partitions() if p.lane in lanes])
-                for table in _tables_of(view):
-                    names = ", ".join(f'"{column.name}"' for column in table.columns)
-                    connection.exec_driver_sql(f"DELETE FROM live.{table.name}")
-                    connection.exec_driver_sql(
-                        f"INSERT INTO live.{table.name} ({names}) "
-                        f"SELECT {names} FROM main.{table.name}"
-                    )
-                if view == "metrics":
-                    _take_generation(connection)
-                forget_exports(connection, "live")
-    finally:
-        engine.dispose()
+    lanes = lanes_of(view)
+    with live.replacing(made) as (connection, to, source):
+        reached = {
+            partition: read_checkpoint(connection, partition).position
+            for partition in log.partitions()
+            if partition.lane in lanes
+        }
+        _fold_rest(log, made, reached)
+        for table in _tables_of(view):
+            names = ", ".join(f'"{column.name}"' for column in table.columns)
+            connection.exec_driver_sql(f"DELETE FROM {to}{table.name}")
+            connection.exec_driver_sql(
+                f"INSERT INTO {to}{table.name} ({names}) SELECT {names} FROM {source}{table.name}"
+            )
+        if view == "metrics":
+            _take_generation(connection, to, source)
+        forget_exports(connection, to)
 
 
-def _fold_rest(log: Log, connection: sa.Connection, partitions: Sequence[Partition]) -> None:
-    for partition in partitions:
-        found = connection.exec_driver_sql(
-            "SELECT position FROM live.checkpoints WHERE lane = ? AND partition_number = ?",
-            tuple(partition),
-        ).scalar()
-        target = found or 0
-        while (position := read_checkpoint(connection, partition).position) < target:
-            read = log.read(partition, position, min(target - position, BATCH_EVENTS))
-            events = [event for event in read if event.position <= target]
-            if not events:
-                break
-            stopped = fold_batch(connection, partition, events).stopped
-            if stopped is not None:
-                raise NotReplaced(f"folding has stopped at {stopped}")
+def _fold_rest(log: Log, made: Views, targets: Mapping[Partition, int]) -> None:
+    for partition, target in targets.items():
+        with made.write() as connection:
+            while (position := read_checkpoint(connection, partition).position) < target:
+                read = log.read(partition, position, min(target - position, BATCH_EVENTS))
+                events = [event for event in read if event.position <= target]
+                if not events:
+                    break
+                stopped = fold_batch(connection, partition, events).stopped
+                if stopped is not None:
+                    raise NotReplaced(f"folding has stopped at {stopped}")
 
 
-def _take_generation(connection: sa.Connection) -> None:
+def _take_generation(connection: sa.Connection, to: str, source: str) -> None:
     """The files of the lake that are now the live views' are named after their maker; those of
     before are nobody's, and the sealer deletes them."""
-    connection.exec_driver_sql(f"DELETE FROM live.{view_meta.name} WHERE name = ?", (GENERATION,))
+    named = f"WHERE name = '{GENERATION}'"
+    connection.exec_driver_sql(f"DELETE FROM {to}{view_meta.name} {named}")
     connection.exec_driver_sql(
-        f"INSERT INTO live.{view_meta.name} (name, value) "
-        f"SELECT name, value FROM main.{view_meta.name} WHERE name = ?",
-        (GENERATION,),
+        f"INSERT INTO {to}{view_meta.name} (name, value) "
+        f"SELECT name, value FROM {source}{view_meta.name} {named}"
     )

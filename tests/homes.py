@@ -35,13 +35,13 @@ from events.runs import (
 )
 from events.settings import Settings
 from events.sqlite_log import SqliteLog
-from projections.database import Views
 from projections.folding import read_checkpoint
 from projections.history import run_points
 from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
 from projections.schema import metadata
 from projections.segments import LAYOUT_TABLES
+from projections.sqlite_views import SqliteViews
 from workers.gc import Gc
 from workers.maintenance import fold_to_head
 from workers.sealer import Sealer
@@ -58,7 +58,7 @@ class Home:
 
     folder: Path
     log: SqliteLog
-    views: Views
+    views: SqliteViews
     gc: Gc
     said: list[str]
     time: int = 1_000
@@ -150,14 +150,14 @@ def open_home(folder: Path) -> Home:
     """The stores of a home folder."""
     settings = Settings(home=folder)
     log = SqliteLog(settings.log_path)
-    views = Views(settings.views_path, log.identity.log_id)
+    views = SqliteViews(settings.views_path, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     said: list[str] = []
     gc = Gc(log, views, artifacts, settings.lake_path, echo=said.append)
     return Home(folder, log, views, gc, said)
 
 
-def content(views: Views, lake: Path) -> dict[str, Any]:
+def content(views: SqliteViews, lake: Path) -> dict[str, Any]:
     """Every row that a rebuild must give again, and every point."""
     found: dict[str, Any] = {}
     with views.read() as connection:

@@ -12,10 +12,10 @@ from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED
 from events.runs import RUN_CREATED, RUN_DELETED, RUN_PURGED, RunCreated, RunDeleted, RunPurged
-from projections.database import Views
 from projections.history import Points, metric_history
 from projections.lake import found_files
 from projections.page_tokens import Position
+from projections.sqlite_views import SqliteViews
 from workers.projector import Projector
 from workers.sealer import Sealer, SealerSettings
 
@@ -34,7 +34,7 @@ class LakeCase:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = MemoryLog()
         self.lake = folder / "lake"
-        self.views = Views(folder / "views.db", self.log.identity.log_id)
+        self.views = SqliteViews(folder / "views.db", self.log.identity.log_id)
         self.views.create()
         self.projector = Projector(self.log, self.views)
         self.sealer = Sealer(self.views, self.lake, settings)

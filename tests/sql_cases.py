@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from events.event import JOURNAL, Event
 from events.memory_log import MemoryLog
-from projections.database import Views
 from projections.datasets import inputs_of
 from projections.history import metric_history, run_points
 from projections.logged_models import (
@@ -27,6 +26,7 @@ from projections.runs import get_rows, params, tags, texts_of
 from projections.schema import metadata, purged, rejections
 from projections.sql_snapshot import Snapshot, take_snapshot
 from projections.sql_tables import TABLES
+from projections.sqlite_views import SqliteViews
 from workers.exporter import Exporter, ExporterSettings
 from workers.projector import Projector
 from workers.sealer import Sealer, SealerSettings
@@ -44,7 +44,7 @@ class SqlCase:
         self.log = MemoryLog() if log is None else log
         self.lake = folder / "lake"
         self.lake.mkdir()
-        self.views = Views(folder / "views.db", self.log.identity.log_id)
+        self.views = SqliteViews(folder / "views.db", self.log.identity.log_id)
         self.views.create()
         self.projector = Projector(self.log, self.views)
         self.sealer = Sealer(self.views, self.lake, SMALL)

@@ -100,6 +100,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "sql_rows",
         "sql_snapshot",
         "sql_tables",
+        "sqlite_views",
         "state",
         "thinning",
         "view",

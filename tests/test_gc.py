@@ -32,8 +32,8 @@ from events.runs import (
     RunDeleted,
     RunRestored,
 )
-from projections.database import Views, make_empty
 from projections.purges import Choice, Chosen, choose
+from projections.sqlite_views import SqliteViews, make_empty
 from tests.homes import Home, content, open_home
 from workers.cli import main
 from workers.gc import parse_age, run_gc
@@ -75,7 +75,7 @@ def rebuilt(home: Home) -> dict[str, Any]:
     path = home.folder.parent / "rebuilt.db"
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    views = Views(path, home.log.identity.log_id)
+    views = SqliteViews(path, home.log.identity.log_id)
     make_empty(path, views.fingerprint)
     Projector(home.log, views).catch_up()
     found = content(views, home.gc.lake)
@@ -360,7 +360,7 @@ def test_the_command_line(home: Home) -> None:
 def test_one_maintenance_command_works_at_a_time(home: Home) -> None:
     """A second gc is refused with the reason."""
     with (
-        maintenance_lock(home.views.path),
+        maintenance_lock(home.views),
         pytest.raises(MaintenanceError, match="another gc or rebuild"),
     ):
         run_gc(home.gc, Choice())

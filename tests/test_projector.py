@@ -34,12 +34,13 @@ from events.runs import (
     RunTag,
 )
 from projections import folding
-from projections.database import Views
+from projections.database import PROJECTOR, AlreadyRunning
 from projections.metrics import blocks, latest_metrics
 from projections.runs import params, runs, tags
 from projections.schema import rejections
+from projections.sqlite_views import SqliteViews
 from projections.state import State
-from workers.projector import AlreadyRunning, Projector, projector_lock
+from workers.projector import Projector
 
 
 def experiment(experiment_id: str, name: str) -> NewEvent:
@@ -67,22 +68,22 @@ def points(run_id: str, *values: tuple[int, int, float]) -> NewEvent:
 
 
 @pytest.fixture
-def views(tmp_path: Path) -> Iterator[Views]:
+def views(tmp_path: Path) -> Iterator[SqliteViews]:
     """Empty views."""
-    made = Views(tmp_path / "views.db", "memory")
+    made = SqliteViews(tmp_path / "views.db", "memory")
     assert made.create()
     yield made
     made.close()
 
 
-def rows(views: Views, table: sa.Table) -> list[tuple[Any, ...]]:
+def rows(views: SqliteViews, table: sa.Table) -> list[tuple[Any, ...]]:
     """All rows of a table, in order of its key."""
     with views.read() as connection:
         found = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
         return [tuple(row) for row in found]
 
 
-def folded(views: Views, *events: NewEvent) -> MemoryLog:
+def folded(views: SqliteViews, *events: NewEvent) -> MemoryLog:
     """The views after these events; returns the log that holds them."""
     log = MemoryLog()
     log.append(events)
@@ -90,7 +91,7 @@ def folded(views: Views, *events: NewEvent) -> MemoryLog:
     return log
 
 
-def test_the_first_to_take_a_name_wins(views: Views) -> None:
+def test_the_first_to_take_a_name_wins(views: SqliteViews) -> None:
     """Of two experiments with one name the later is rejected and leaves no row."""
     folded(views, experiment("1", "vision"), experiment("2", "vision"), experiment("3", "text"))
     assert rows(views, rejections) == [
@@ -101,7 +102,7 @@ def test_the_first_to_take_a_name_wins(views: Views) -> None:
     assert sorted(ids) == ["1", "3"]
 
 
-def test_a_param_is_set_once(views: Views) -> None:
+def test_a_param_is_set_once(views: SqliteViews) -> None:
     """Another value is rejected; the same value again is accepted."""
     folded(
         views,
@@ -115,7 +116,7 @@ def test_a_param_is_set_once(views: Views) -> None:
     assert [row[0] for row in rows(views, rejections)] == [4]
 
 
-def test_a_rejected_batch_leaves_nothing(views: Views) -> None:
+def test_a_rejected_batch_leaves_nothing(views: SqliteViews) -> None:
     """A batch is all or nothing: its other params, tags and metrics are not kept either."""
     folded(
         views,
@@ -134,7 +135,7 @@ def test_a_rejected_batch_leaves_nothing(views: Views) -> None:
     assert rows(views, latest_metrics) == []
 
 
-def test_writing_to_a_deleted_or_missing_run_is_rejected(views: Views) -> None:
+def test_writing_to_a_deleted_or_missing_run_is_rejected(views: SqliteViews) -> None:
     """A deleted run takes nothing, and a run that never was is not made by logging to it."""
     folded(
         views,
@@ -154,12 +155,12 @@ def test_writing_to_a_deleted_or_missing_run_is_rejected(views: Views) -> None:
     assert len(rows(views, runs)) == 1
 
 
-def test_the_latest_metric_does_not_depend_on_the_order(views: Views, tmp_path: Path) -> None:
+def test_the_latest_metric_does_not_depend_on_the_order(views: SqliteViews, tmp_path: Path) -> None:
     """The greatest (step, timestamp, value) is the latest, whichever came first."""
     values = [(1, 5, 0.5), (3, 1, float("nan")), (3, 1, -2.0), (2, 9, 9.0), (3, 1, 0.0)]
     start = (experiment("1", "e"), run("r"))
     folded(views, *start, *(points("r", value) for value in values))
-    other = Views(tmp_path / "other.db", "memory")
+    other = SqliteViews(tmp_path / "other.db", "memory")
     other.create()
     folded(other, *start, points("r", *reversed(values)))
     assert rows(views, latest_metrics) == rows(other, latest_metrics)
@@ -188,7 +189,7 @@ def test_the_latest_metric_does_not_depend_on_the_batches(tmp_path: Path) -> Non
             block = make_block([(Series(key), step, time, v) for key, step, time, v in some])
             on_points = POINTS_LOGGED.new("r", block, time=7)
             log.append([chance.choice((batch("r", metrics=logged), on_points))])
-        folded_views = Views(tmp_path / f"{limit}.db", "memory")
+        folded_views = SqliteViews(tmp_path / f"{limit}.db", "memory")
         folded_views.create()
         projector = Projector(log, folded_views)
         for partition in (JOURNAL, POINTS):
@@ -205,7 +206,7 @@ def test_the_latest_metric_does_not_depend_on_the_batches(tmp_path: Path) -> Non
     assert found == [sorted(wanted)] * 3
 
 
-def test_folding_goes_on_where_the_rows_stand(views: Views) -> None:
+def test_folding_goes_on_where_the_rows_stand(views: SqliteViews) -> None:
     """Small steps fold each event once: rows and checkpoint move together."""
     log = MemoryLog()
     log.append([experiment("1", "e")])
@@ -217,7 +218,7 @@ def test_folding_goes_on_where_the_rows_stand(views: Views) -> None:
     assert Projector(log, views).step(JOURNAL) == 0
 
 
-def test_each_partition_has_a_checkpoint_and_stops_alone(views: Views) -> None:
+def test_each_partition_has_a_checkpoint_and_stops_alone(views: SqliteViews) -> None:
     """The points lane of a divided log is folded partition by partition: all rows are those of an
     undivided one, and an event that can't be folded holds up its own partition only."""
     log = MemoryLog(points_partitions=3)
@@ -241,7 +242,7 @@ def test_each_partition_has_a_checkpoint_and_stops_alone(views: Views) -> None:
 
 
 def test_a_failing_batch_moves_neither_rows_nor_checkpoint(
-    views: Views, monkeypatch: pytest.MonkeyPatch
+    views: SqliteViews, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the write fails at the end of the batch, nothing of it is there."""
     log = MemoryLog()
@@ -268,7 +269,9 @@ def test_a_failing_batch_moves_neither_rows_nor_checkpoint(
         (NewEvent("journal", "run.created", 1, "r", 1, b"{}"), "missing required"),
     ],
 )
-def test_what_can_not_be_folded_stops_its_lane(views: Views, event: NewEvent, reason: str) -> None:
+def test_what_can_not_be_folded_stops_its_lane(
+    views: SqliteViews, event: NewEvent, reason: str
+) -> None:
     """An unknown or broken event stops the journal there: named, not skipped; the rest stays."""
     log = folded(views, experiment("1", "e"), run("a"), event, run("b"), points("a", (1, 1, 1.0)))
     checkpoints = views.checkpoints()
@@ -283,7 +286,7 @@ def test_what_can_not_be_folded_stops_its_lane(views: Views, event: NewEvent, re
     assert log.append([run("c")]) == [5]
 
 
-def test_a_broken_block_stops_the_points_lane_only(views: Views) -> None:
+def test_a_broken_block_stops_the_points_lane_only(views: SqliteViews) -> None:
     """Bytes that are no block of points stop the points lane; the journal goes on."""
     log = folded(
         views,
@@ -301,7 +304,7 @@ def test_a_broken_block_stops_the_points_lane_only(views: Views) -> None:
 
 
 def test_folding_goes_on_once_the_stop_is_mended(
-    views: Views, monkeypatch: pytest.MonkeyPatch
+    views: SqliteViews, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A newer version that knows the event folds it and all behind it."""
     events = [experiment("1", "e"), run("a"), run("b")]
@@ -319,21 +322,21 @@ def test_folding_goes_on_once_the_stop_is_mended(
 def test_only_one_process_folds(tmp_path: Path) -> None:
     """Whoever comes second is told that another folds these views."""
     with (
-        projector_lock(tmp_path / "views.db"),
+        SqliteViews(tmp_path / "views.db", "log").lock(PROJECTOR),
         pytest.raises(AlreadyRunning, match="already"),
-        projector_lock(tmp_path / "views.db"),
+        SqliteViews(tmp_path / "views.db", "log").lock(PROJECTOR),
     ):
         pass
-    with projector_lock(tmp_path / "views.db"):
+    with SqliteViews(tmp_path / "views.db", "log").lock(PROJECTOR):
         assert (tmp_path / "views.db.lock").exists()
 
 
 def test_views_of_other_code_or_another_log_are_made_again(tmp_path: Path) -> None:
-    """Views carry the fingerprint of their log and folds; what does not match is replaced."""
-    first = Views(tmp_path / "views.db", "log-a")
+    """SqliteViews carry the fingerprint of their log and folds; what does not match is replaced."""
+    first = SqliteViews(tmp_path / "views.db", "log-a")
     assert first.create()
     assert not first.create()
-    second = Views(tmp_path / "views.db", "log-b")
+    second = SqliteViews(tmp_path / "views.db", "log-b")
     with pytest.raises(TemporarilyUnavailable, match="again"):
         second.checkpoints()
     assert second.create()
@@ -342,7 +345,7 @@ def test_views_of_other_code_or_another_log_are_made_again(tmp_path: Path) -> No
     second.close()
 
 
-def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: Views) -> None:
+def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: SqliteViews) -> None:
     """Small blocks are joined as they come; no point is lost or doubled by that."""
     log = MemoryLog()
     log.append([experiment("1", "e"), run("r")])
@@ -356,7 +359,7 @@ def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: Views) -> None:
     assert sorted(steps) == list(range(300))
 
 
-def test_half_a_deletion_is_never_kept(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_deletion_is_never_kept(views: SqliteViews, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where an event that changes many rows at once fails half way, all of it is taken back."""
     log = folded(views, experiment("1", "e"), run("a"))
 
@@ -378,7 +381,7 @@ def test_half_a_deletion_is_never_kept(views: Views, monkeypatch: pytest.MonkeyP
     assert len(rows(views, runs)) == 2
 
 
-def test_a_batch_leaves_no_cursor_open(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_leaves_no_cursor_open(views: SqliteViews, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cursor of a batch is closed with it, not by the garbage collector in some other thread,
     where it would reset a statement in use."""
     states: list[State] = []

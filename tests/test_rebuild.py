@@ -17,15 +17,16 @@ from events.event import NewEvent
 from events.metrics import POINTS_LOGGED
 from events.runs import RUN_BATCH_LOGGED, RUN_DELETED, Param, RunBatchLogged, RunDeleted
 from projections.catalog import VIEWS
-from projections.database import Views
+from projections.database import PROJECTOR
 from projections.metrics import blocks
 from projections.purges import Choice
 from projections.replacement import NAMES
 from projections.segments import segments
+from projections.sqlite_views import SqliteViews
 from tests.homes import Home, content, open_home
 from workers.gc import run_gc
 from workers.maintenance import MaintenanceError, maintenance_lock
-from workers.projector import Projector, projector_lock
+from workers.projector import Projector
 from workers.rebuild import run_rebuild
 from workers.sealer import Sealer, SealerSettings
 
@@ -206,8 +207,8 @@ def test_a_rebuild_beside_a_projector_loses_nothing(home: Home) -> None:
         return thread
 
     def project() -> None:
-        views = Views(home.views.path, home.log.identity.log_id)
-        with projector_lock(views.path):
+        views = SqliteViews(home.views.path, home.log.identity.log_id)
+        with views.lock(PROJECTOR):
             Projector(home.log, views).run(stop, None)
         views.close()
 
@@ -219,7 +220,7 @@ def test_a_rebuild_beside_a_projector_loses_nothing(home: Home) -> None:
             home.log.append([new(batch, number)])
 
     def read() -> None:
-        views = Views(home.views.path, home.log.identity.log_id)
+        views = SqliteViews(home.views.path, home.log.identity.log_id)
         seen = 0
         while not stop.is_set():
             with views.read() as connection:
@@ -238,7 +239,7 @@ def test_a_rebuild_beside_a_projector_loses_nothing(home: Home) -> None:
         thread.join()
     assert failures == []
     home.fold()
-    fresh = Views(home.folder.parent / "fresh.db", home.log.identity.log_id)
+    fresh = SqliteViews(home.folder.parent / "fresh.db", home.log.identity.log_id)
     fresh.create()
     Projector(home.log, fresh).catch_up()
     assert content(fresh, home.gc.lake) == home.content()
@@ -283,7 +284,7 @@ def test_what_a_killed_rebuild_left_is_removed_by_the_next(home: Home) -> None:
 def test_two_rebuilds_at_once_are_refused(home: Home) -> None:
     """The second says what is going on."""
     with (
-        maintenance_lock(home.views.path),
+        maintenance_lock(home.views),
         pytest.raises(MaintenanceError, match="another gc or rebuild"),
     ):
         rebuild(home)

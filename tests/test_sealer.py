@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 import workers.sealer
-from projections.database import Views
 from projections.history import SegmentGone, run_points
 from projections.lake import generation_lock, open_duckdb, remove_file
 from projections.metrics import blocks
 from projections.segments import segments, segments_of
+from projections.sqlite_views import SqliteViews
 from tests.lake_cases import SMALL, LakeCase, Point, as_answered
 from workers.projector import Projector
 from workers.sealer import Sealer, SealerSettings
@@ -35,7 +35,7 @@ def _nothing() -> None:
 class Interrupted:
     """Views in which something happens at the first write transaction, before it begins."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: SqliteViews) -> None:
         self._views = views
         self.before_write: Callable[[], None] = _nothing
 
@@ -333,7 +333,7 @@ def test_readers_beside_a_busy_sealer_see_each_point_once(case: LakeCase) -> Non
 def test_files_of_views_being_made_are_left_alone(case: LakeCase, tmp_path: Path) -> None:
     """Another generation's files stay while its sealer lives, and go once it is given up."""
     case.log_points("a", points(5))
-    other = Views(tmp_path / "other.db", case.log.identity.log_id)
+    other = SqliteViews(tmp_path / "other.db", case.log.identity.log_id)
     other.create()
     Projector(case.log, other).catch_up()
     building = Sealer(other, case.lake, SMALL, building=True)
@@ -353,7 +353,7 @@ def test_views_that_took_the_place_keep_their_files(case: LakeCase, tmp_path: Pa
     case.log_points("a", points(5))
     case.sealer.seal_all()
     new = tmp_path / "new.db"
-    other = Views(new, case.log.identity.log_id)
+    other = SqliteViews(new, case.log.identity.log_id)
     other.create()
     Projector(case.log, other).catch_up()
     building = Sealer(other, case.lake, SMALL, building=True)
@@ -375,7 +375,7 @@ def test_a_seal_is_dropped_where_other_views_took_the_place(case: LakeCase, tmp_
     case.log_points("a", points(5))
     Sealer(case.views, case.lake, NEVER).round()
     new = tmp_path / "new.db"
-    other = Views(new, case.log.identity.log_id)
+    other = SqliteViews(new, case.log.identity.log_id)
     other.create()
     Projector(case.log, other).catch_up()
     other.close()

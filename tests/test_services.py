@@ -18,8 +18,8 @@ from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import Log
 from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED
-from projections.database import Views
 from projections.experiments import name_holder
+from projections.sqlite_views import SqliteViews
 from workers.projector import Projector
 
 
@@ -31,7 +31,7 @@ def log_with_experiment() -> Log:
     return log
 
 
-async def holder_of_vision(log: Log, views: Views, wait_max_s: float) -> str | None:
+async def holder_of_vision(log: Log, views: SqliteViews, wait_max_s: float) -> str | None:
     """Who has the name `vision`, asked without waiting for fresh views."""
     watch = Watch(views, wait_max_s, lambda: None)
     polling = asyncio.create_task(watch.run())
@@ -51,14 +51,14 @@ def test_a_check_at_the_start_waits_for_the_views(tmp_path: Path) -> None:
 
     def make_views() -> None:
         time.sleep(0.3)
-        made = Views(tmp_path / "views.db", "memory")
+        made = SqliteViews(tmp_path / "views.db", "memory")
         made.create()
         Projector(log, made).catch_up()
         made.close()
 
     worker = threading.Thread(target=make_views)
     worker.start()
-    views = Views(tmp_path / "views.db", "memory")
+    views = SqliteViews(tmp_path / "views.db", "memory")
     assert asyncio.run(holder_of_vision(log, views, 20.0)) == "1"
     worker.join()
     views.close()
@@ -66,7 +66,7 @@ def test_a_check_at_the_start_waits_for_the_views(tmp_path: Path) -> None:
 
 def test_a_check_without_views_ends_at_the_bound(tmp_path: Path) -> None:
     """Where no views come the answer is the 503 that says so."""
-    views = Views(tmp_path / "views.db", "memory")
+    views = SqliteViews(tmp_path / "views.db", "memory")
     with pytest.raises(TemporarilyUnavailable, match="Try again"):
         asyncio.run(holder_of_vision(log_with_experiment(), views, 0.3))
 
@@ -76,7 +76,7 @@ def test_a_read_waits_for_every_partition(tmp_path: Path) -> None:
     log = MemoryLog(points_partitions=3)
     block = make_block([(Series("loss"), 1, 1, 0.5)])
     log.append([POINTS_LOGGED.new(f"r{number}", block, time=1) for number in range(12)])
-    views = Views(tmp_path / "views.db", "memory")
+    views = SqliteViews(tmp_path / "views.db", "memory")
     views.create()
     projector = Projector(log, views)
 

@@ -8,6 +8,7 @@ finished by the next.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shutil
@@ -39,12 +40,10 @@ from workers.logs import configure_logs
 from workers.maintenance import (
     LOG_LEVEL,
     MaintenanceError,
-    copy_views,
     existing_stores,
     fold_to_head,
     maintenance_lock,
     publish,
-    scratch_path,
 )
 from workers.options import settings_from, storage_options
 from workers.progress import Progress
@@ -99,7 +98,7 @@ def run_gc(stores: Gc, choice: Choice, *, dry_run: bool = False) -> Report:
     Works beside a running server and without one. Raises RunfoldError for ids that can't be
     purged, MaintenanceError and LogError where it can't go on; it can always be run again.
     """
-    with maintenance_lock(stores.views.path):
+    with maintenance_lock(stores.views):
         fold_to_head(stores.log, stores.views)
         with stores.views.read() as connection:
             chosen = choose(connection, choice, _now_ms())
@@ -283,13 +282,11 @@ def _clean_views(stores: Gc) -> None:
     between pages before they were deleted, which SQLite's secure_delete does not reach."""
     with stores.views.read() as connection:
         generation = generation_of(connection)
-    with scratch_path(stores.views.path) as path:
-        if generation is None:
-            publish(stores.log, copy_views(stores.views, path, stores.log), stores.views)
-            return
-        # The copy has the same segments, so nothing is sealed or merged until it is the live one.
-        with generation_lock(stores.lake, generation):
-            publish(stores.log, copy_views(stores.views, path, stores.log), stores.views)
+    with contextlib.ExitStack() as held:
+        if generation is not None:
+            # The copy has the same segments: nothing is sealed or merged until it is the live one.
+            held.enter_context(generation_lock(stores.lake, generation))
+        publish(stores.log, held.enter_context(stores.views.copied()), stores.views)
 
 
 def parse_age(text: str) -> int:

@@ -4,21 +4,16 @@ beside the live ones and then take their place."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 from events.errors import TemporarilyUnavailable
 from events.event import Lane, Partition
 from events.log import Log
 from events.settings import Settings
-from events.sqlite import open_engine
-from projections.database import SIDE_FILES, Views, make_empty, put_in_place, remove_replaced
+from projections.database import MAINTENANCE, PROJECTOR, AlreadyRunning, Views
 from workers.progress import Progress
-from workers.projector import AlreadyRunning, Projector, projector_lock
+from workers.projector import Projector
 from workers.stores import Stores, opened_stores
 
 LOG_LEVEL = "warning"
@@ -48,21 +43,16 @@ def existing_stores(settings: Settings) -> Iterator[Stores]:
 
 
 @contextlib.contextmanager
-def maintenance_lock(views_path: Path) -> Iterator[None]:
+def maintenance_lock(views: Views) -> Iterator[None]:
     """Holds the right to replace the views: one maintenance command works at a time."""
-    views_path.parent.mkdir(parents=True, exist_ok=True)
-    path = views_path.with_name(views_path.name + ".maintenance.lock")
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(views.lock(MAINTENANCE))
+        except AlreadyRunning:
             raise MaintenanceError(
-                "another gc or rebuild is at work on this folder: wait until it is done"
+                f"another gc or rebuild is at work on {views.name}: wait until it is done"
             ) from None
         yield
-    finally:
-        os.close(handle)
 
 
 def fold_to_head(log: Log, views: Views, label: str = "folding") -> None:
@@ -75,7 +65,7 @@ def fold_to_head(log: Log, views: Views, label: str = "folding") -> None:
     folded = -1
     progress: Progress | None = None
     while True:
-        with contextlib.suppress(AlreadyRunning), projector_lock(views.path):
+        with contextlib.suppress(AlreadyRunning), views.lock(PROJECTOR):
             _fold_here(log, views, label)
             return
         with contextlib.suppress(TemporarilyUnavailable):
@@ -162,67 +152,6 @@ def _refuse_stopped(views: Views) -> None:
             )
 
 
-@contextlib.contextmanager
-def scratch_path(live: Path) -> Iterator[Path]:
-    """A path beside the live views for ones that are being made; what is left there goes.
-
-    Files of makers that were killed go too: their locks are free.
-    """
-    for lock in live.parent.glob(f"{live.name}.making-*.lock"):
-        with _try_lock(lock) as held:
-            if held:
-                _remove(lock.with_suffix(""))
-                lock.unlink(missing_ok=True)
-    path = live.with_name(f"{live.name}.making-{secrets.token_hex(4)}")
-    lock = path.with_name(path.name + ".lock")
-    with _try_lock(lock):
-        try:
-            yield path
-        finally:
-            _remove(path)
-            lock.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _try_lock(path: Path) -> Iterator[bool]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    for suffix in ("", *SIDE_FILES):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def empty_views(path: Path, log: Log) -> Views:
-    """Views at this path that nothing is folded into yet, without the indexes for searches."""
-    views = Views(path, log.identity.log_id, being_made=True)
-    make_empty(path, views.fingerprint, for_search=False)
-    return views
-
-
-def copy_views(live: Views, path: Path, log: Log) -> Views:
-    """A copy of the views without a trace of what was deleted from them, at this path."""
-    engine = open_engine(live.path, synchronous="NORMAL")
-    try:
-        connection = engine.raw_connection()
-        try:
-            cursor = connection.cursor()
-            cursor.execute("VACUUM INTO ?", (str(path),))
-            cursor.close()
-        finally:
-            connection.close()
-    finally:
-        engine.dispose()
-    return Views(path, log.identity.log_id)
-
-
 def publish(log: Log, made: Views, live: Views) -> None:
     """Puts views that were made beside the live ones in their place.
 
@@ -232,7 +161,7 @@ def publish(log: Log, made: Views, live: Views) -> None:
     while _behind(log, made) > sum(STEP_EVENTS.values()):
         Projector(log, made).catch_up()
         _refuse_stopped(made)
-    with live.write():
+    with live.write() as connection, _refusing():
         Projector(log, made).catch_up()
         reached, before = made.checkpoints(), live.checkpoints()
         for one in log.partitions():
@@ -241,11 +170,18 @@ def publish(log: Log, made: Views, live: Views) -> None:
                     f"the new views came to {one} {reached[one].position}, the live ones are at "
                     f"{before[one].position}: {reached[one].stopped or 'they were not replaced'}"
                 )
-        make_whole(made)
-        put_in_place(made.path, live.path)
+        live.put_in_place(made, connection)
     live.close()
     time.sleep(GRACE_S)
-    remove_replaced(live.path)
+    live.remove_replaced()
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except AlreadyRunning as error:
+        raise MaintenanceError(str(error)) from error
 
 
 def _behind(log: Log, views: Views) -> int:
@@ -256,25 +192,3 @@ def _missing(targets: Mapping[Partition, int], views: Views) -> int:
     """How many events at most are not folded yet of those up to these positions."""
     checkpoints = views.checkpoints()
     return sum(max(0, targets[one] - checkpoints[one].position) for one in targets)
-
-
-def make_whole(views: Views) -> None:
-    """Closes views so that their one file has everything, on the disk."""
-    views.close()
-    engine = open_engine(views.path, synchronous="NORMAL")
-    connection = engine.raw_connection()
-    try:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        busy = (cursor.fetchone() or (1,))[0]
-        cursor.close()
-    finally:
-        connection.close()
-        engine.dispose()
-    if busy:
-        raise MaintenanceError(f"{views.path} is in use by another process")
-    opened = os.open(views.path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

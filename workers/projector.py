@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import structlog
 
@@ -29,37 +26,6 @@ GATHER_S = 0.03
 """How long events gather before they are folded, while nobody waits for them."""
 RETRY_STOPPED_S = 2.0
 RETRY_FAILED_S = 0.5
-
-
-class AlreadyRunning(Exception):
-    """Another process folds these views already: a server runs on this folder."""
-
-
-@contextlib.contextmanager
-def projector_lock(views_path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Holds the right to fold these views; the operating system frees it with the process.
-
-    Raises AlreadyRunning where another process has it for longer than `wait_s`.
-    """
-    views_path.parent.mkdir(parents=True, exist_ok=True)
-    path = views_path.with_name(views_path.name + ".lock")
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + wait_s
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise AlreadyRunning(
-                        f"another process is folding {views_path}: a Runfold server runs on this "
-                        "folder already. Stop it first, or give another --home."
-                    ) from None
-                time.sleep(0.02)
-        yield
-    finally:
-        os.close(handle)
 
 
 class Projector:

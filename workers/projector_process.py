@@ -14,12 +14,12 @@ import click
 import structlog
 
 from events.log import LogError
-from events.settings import Settings
 from events.wake import GROWN, wake
+from projections.database import PROJECTOR, AlreadyRunning
 from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
-from workers.projector import AlreadyRunning, Projector, projector_lock
+from workers.projector import Projector
 from workers.server import FOLDER_TAKEN
 from workers.stores import Stores, opened_stores
 
@@ -56,8 +56,8 @@ def projector_command(
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with projector_lock(settings.views_path, wait_s=LOCK_WAIT_S), opened_stores(settings) as s:
-            _prepare(settings, s)
+        with opened_stores(settings) as s, s.views.lock(PROJECTOR, LOCK_WAIT_S, stop.set):
+            _prepare(s)
             folded = _telling(s, notify_fd, sealer_fd)
             Projector(s.log, s.views, folded).run(stop, wake_fd)
     except AlreadyRunning as error:
@@ -67,9 +67,9 @@ def projector_command(
         raise click.ClickException(str(error)) from error
 
 
-def _prepare(settings: Settings, stores: Stores) -> None:
+def _prepare(stores: Stores) -> None:
     if stores.views.create():
-        logger.info("making the views from the log", path=str(settings.views_path))
+        logger.info("making the views from the log", path=stores.views.name)
     abandoned = stores.artifacts.proxied.remove_abandoned_uploads(time.time())
     if abandoned:
         logger.info("removed abandoned uploads", count=abandoned)

@@ -15,24 +15,20 @@ from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import Partition
 from events.log import Log, LogError
 from events.settings import SettingError
-from projections.database import Views, add_search_indexes, put_in_place, remove_replaced
+from projections.database import PROJECTOR, AlreadyRunning, Views
 from projections.replacement import NAMES, NotReplaced, lanes_of, replace_view
 from workers.logs import configure_logs
 from workers.maintenance import (
     LOG_LEVEL,
     MaintenanceError,
-    empty_views,
     existing_stores,
     fold_up_to,
     folded_to,
     heads_of,
     maintenance_lock,
-    make_whole,
     publish,
-    scratch_path,
 )
 from workers.options import settings_from, storage_options
-from workers.projector import AlreadyRunning, projector_lock
 from workers.sealer import Sealer, SealerSettings
 
 SEALING = SealerSettings(batch_points=2_000_000, batch_blocks=20_000, merge_segments=8)
@@ -47,8 +43,7 @@ def run_rebuild(
 
     Raises MaintenanceError where an event can't be folded; the live views are then as they were.
     """
-    with maintenance_lock(live.path), scratch_path(live.path) as path:
-        made = empty_views(path, log)
+    with maintenance_lock(live), live.making() as made:
         # The lock of its files is held until they belong to the live views.
         sealer = Sealer(made, lake, SEALING, building=True)
         try:
@@ -58,7 +53,6 @@ def run_rebuild(
                 _rebuild_one(log, made, live, sealer, view)
         finally:
             sealer.close()
-            made.close()
     echo(f"Rebuilt {view or 'all views'}.")
 
 
@@ -85,15 +79,14 @@ def _is_there(live: Views) -> bool:
 
 def _rebuild_all(log: Log, made: Views, live: Views, sealer: Sealer) -> None:
     build(log, made, sealer, heads_of(log))
-    add_search_indexes(made)
+    made.add_search_indexes()
     if _is_there(live):
         publish(log, made, live)
         return
     try:
-        with projector_lock(live.path):
-            make_whole(made)
-            put_in_place(made.path, live.path)
-            remove_replaced(live.path)
+        with live.lock(PROJECTOR):
+            live.put_in_place(made)
+            live.remove_replaced()
     except AlreadyRunning as error:
         raise MaintenanceError(
             f"the server is making the views itself at this moment; nothing was replaced ({error})"
@@ -111,8 +104,7 @@ def _rebuild_one(log: Log, made: Views, live: Views, sealer: Sealer, view: str) 
         reached = folded_to(log, live)
         lanes = lanes_of(view)
         build(log, made, sealer, {one: reached[one] for one in reached if one.lane in lanes})
-    made.close()
-    replace_view(log, made.path, live.path, view)
+    replace_view(log, made, live, view)
 
 
 @click.command("rebuild")

@@ -12,6 +12,7 @@ from events.log import Log
 from events.settings import Settings
 from events.sqlite_log import SqliteLog
 from projections.database import Views
+from projections.sqlite_views import SqliteViews
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Stores:
 def opened_stores(settings: Settings) -> Iterator[Stores]:
     """The stores of these settings, closed at the end. Raises LogError, SettingError."""
     log = SqliteLog(settings.log_path)
-    views = Views(settings.views_path, log.identity.log_id)
+    views: Views = SqliteViews(settings.views_path, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     try:
         yield Stores(settings, log, views, artifacts)

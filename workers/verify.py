@@ -23,12 +23,10 @@ from workers.logs import configure_logs
 from workers.maintenance import (
     LOG_LEVEL,
     MaintenanceError,
-    empty_views,
     existing_stores,
     fold_up_to,
     folded_to,
     maintenance_lock,
-    scratch_path,
 )
 from workers.options import settings_from, storage_options
 from workers.progress import Progress
@@ -46,12 +44,12 @@ def run_verify(log: Log, live: Views, lake: Path, *, echo: Echo = click.echo) ->
     Works beside a running server: compared is the live views' state of one instant. Raises
     MaintenanceError where there is nothing to compare.
     """
-    with maintenance_lock(live.path), scratch_path(live.path) as path:
+    with maintenance_lock(live), contextlib.ExitStack() as scratch:
         try:
             live.require_current()
         except TemporarilyUnavailable as error:
             raise MaintenanceError(f"there are no views to verify: {error.message}") from error
-        made = empty_views(path, log)
+        made = scratch.enter_context(live.making())
         sealer = Sealer(made, lake, SEALING, building=True)
         try:
             for _ in range(2):
@@ -69,7 +67,6 @@ def run_verify(log: Log, live: Views, lake: Path, *, echo: Echo = click.echo) ->
         finally:
             _remove_files(made, lake)
             sealer.close()
-            made.close()
     return not any(result.different for result in results)
 
 
