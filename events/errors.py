@@ -71,6 +71,13 @@ class TemporarilyUnavailable(RunfoldError):
     error_code = "TEMPORARILY_UNAVAILABLE"
 
 
+class OutcomeUnknown(RunfoldError):
+    """What stores the event went away during its commit and could not be asked since whether it was
+    made. The one answer after which a write may be there or not; only reading tells."""
+
+    error_code = "DEADLINE_EXCEEDED"
+
+
 class TooManyRequests(RunfoldError):
     """As much of this is being done as the server does at a time; the client should try again."""
 
@@ -87,6 +94,7 @@ ERRORS: tuple[type[RunfoldError], ...] = (
     EndpointNotFound,
     NotImplementedHere,
     TemporarilyUnavailable,
+    OutcomeUnknown,
     TooManyRequests,
 )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from events.errors import TemporarilyUnavailable
+from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import NewEvent
 from events.log import Log
 from events.wake import GROWN
@@ -110,13 +110,20 @@ class GroupCommit:
             if requests:
                 self._commit(requests, events)
 
+    @staticmethod
+    def _refusal(error: Exception, events: int) -> RunfoldError:
+        if isinstance(error, RunfoldError):
+            logger.error("append failed", events=events, reason=error.message)
+            return error
+        logger.exception("append failed", events=events)
+        return TemporarilyUnavailable(f"The log could not be written: {error}. Try again.")
+
     def _commit(self, requests: list[_Request], events: list[NewEvent]) -> None:
         started = time.perf_counter()
         try:
             positions = self._log.append(events)
         except Exception as error:
-            logger.exception("append failed", events=len(events))
-            refusal = TemporarilyUnavailable(f"The log could not be written: {error}. Try again.")
+            refusal = self._refusal(error, len(events))
             self._settle([(done, refusal) for _, done in requests])
             return
         self._owes_wake = True

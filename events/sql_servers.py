@@ -1,0 +1,116 @@
+"""PostgreSQL and MySQL as everything here opens them: the one home of their drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+Kind = Literal["postgresql", "mysql"]
+
+CONNECT_S_MAX = 10
+_DRIVERS: dict[str, tuple[Kind, str]] = {
+    "postgresql": ("postgresql", "postgresql+psycopg"),
+    "postgresql+psycopg": ("postgresql", "postgresql+psycopg"),
+    # What MLflow's users have in their settings: the same server, through the driver we have.
+    "postgresql+psycopg2": ("postgresql", "postgresql+psycopg"),
+    "mysql": ("mysql", "mysql+pymysql"),
+    "mysql+pymysql": ("mysql", "mysql+pymysql"),
+    "mariadb": ("mysql", "mysql+pymysql"),
+    "mariadb+pymysql": ("mysql", "mysql+pymysql"),
+}
+_SESSION: dict[Kind, tuple[str, ...]] = {
+    "postgresql": ("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",),
+    # Strict: what does not fit is an error, where it would be cut without a word.
+    "mysql": (
+        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    ),
+}
+
+
+class DriverMissing(Exception):
+    """The driver of this kind of server is not installed; the message says how to install it."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many connections a process keeps to a server, as SQLAlchemy counts them."""
+
+    size: int = 5
+    max_overflow: int = 10
+    recycle_s: int = -1
+    """Seconds after which a connection is replaced; -1: never."""
+
+
+DEFAULT_POOL = Pool()
+
+
+def kind_of(uri: str) -> Kind | None:
+    """What kind of server a URI names; None where it names none that is known here."""
+    scheme = uri.partition("://")[0]
+    return _DRIVERS[scheme][0] if scheme in _DRIVERS else None
+
+
+def shown(uri: str) -> str:
+    """The URI without its password, for messages."""
+    return sa.make_url(uri).render_as_string(hide_password=True)
+
+
+def open_server(uri: str, pool: Pool = DEFAULT_POOL, *, client_flag: int = 0) -> sa.Engine:
+    """An engine whose statements commit by themselves, unless a transaction is begun.
+
+    `client_flag` is given to MySQL's driver. Raises DriverMissing.
+    """
+    kind, driver = _DRIVERS[uri.partition("://")[0]]
+    url = sa.make_url(uri).set(drivername=driver)
+    try:
+        engine = sa.create_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            pool_size=pool.size,
+            max_overflow=pool.max_overflow,
+            pool_recycle=pool.recycle_s,
+            # MySQL would be asked over the network to roll back what has committed by itself.
+            skip_autocommit_rollback=True,
+            pool_use_lifo=True,
+            connect_args=_connect_args(kind, url, client_flag),
+        )
+    except ModuleNotFoundError as error:
+        raise DriverMissing(
+            f"{error.name} is not installed, which speaks to the server of "
+            f"{url.render_as_string(hide_password=True)}: pip install 'runfold[{kind}]'"
+        ) from error
+    sa.event.listen(engine, "connect", _configuring(_SESSION[kind]))
+    return engine
+
+
+def _connect_args(kind: Kind, url: sa.URL, client_flag: int) -> dict[str, Any]:
+    if kind == "postgresql":
+        # A peer that has gone without a word is noticed within two minutes.
+        wanted: dict[str, Any] = {
+            "connect_timeout": CONNECT_S_MAX,
+            "application_name": "runfold",
+            "keepalives_idle": 60,
+            "keepalives_interval": 10,
+            "keepalives_count": 6,
+        }
+    else:
+        wanted = {"connect_timeout": CONNECT_S_MAX, "charset": "utf8mb4"}
+        if client_flag:
+            wanted["client_flag"] = client_flag
+    return {name: value for name, value in wanted.items() if name not in url.query}
+
+
+def _configuring(statements: tuple[str, ...]) -> Callable[[Any, Any], None]:
+    """What is done to each new connection."""
+
+    def configure(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        cursor.close()
+
+    return configure
