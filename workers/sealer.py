@@ -14,9 +14,10 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -76,7 +77,7 @@ class SealerSettings:
     """or so many blocks,"""
     seal_age_s: float = 600.0
     """or blocks since so long."""
-    batch_points: int = 1_000_000
+    batch_points: int = 500_000
     """About so many points are sealed into one segment,"""
     batch_blocks: int = 10_000
     """from so many blocks at most,"""
@@ -93,6 +94,14 @@ class SealerSettings:
     round_s: float = 2.0
     memory_mb: int = 120
     threads: int = 1
+
+
+Heavy = Callable[[Callable[[], Any]], Any]
+"""Does a piece of work and returns what it gives."""
+
+
+def _at_once(work: Callable[[], Any]) -> Any:
+    return work()
 
 
 class _Changed(Exception):
@@ -113,14 +122,17 @@ class Sealer:
         settings: SealerSettings | None = None,
         *,
         building: bool = False,
+        heavy: Heavy = _at_once,
     ) -> None:
         """`building`: these views are being made beside the live ones. Their files are then kept
         from the live sealer's sweeps until `close`, which comes after they took the live ones'
-        place or were given up."""
+        place or were given up. `heavy` does the work that takes long, which is all but the
+        transactions that folding has to wait for."""
         self._views = views
         self._lake = lake
         self._settings = settings or SealerSettings()
         self._building = building
+        self._heavy = heavy
         self._held = contextlib.ExitStack()
         self._held_generation: str | None = None
         self._duckdb: DuckDB | None = None
@@ -273,13 +285,9 @@ class Sealer:
     def _seal(self, generation: str, experiment_id: str, run_ids: Sequence[str]) -> bool:
         """Turns blocks of these runs, as many as fit a batch, into one segment."""
         started = time.monotonic()
-        ids, found = self._read_blocks(run_ids)
+        ids, found, written = self._heavy(lambda: self._write(generation, experiment_id, run_ids))
         if not ids:
             return False
-        written: Written | None = None
-        if found.points:
-            cursor = self._cursor(generation)
-            written = write_points(cursor, self._lake, experiment_id, generation, found)
         try:
             with self._transaction(generation) as connection:
                 if delete_blocks(connection, ids) != len(ids):
@@ -303,6 +311,16 @@ class Sealer:
             ms=round((time.monotonic() - started) * 1000),
         )
         return True
+
+    def _write(
+        self, generation: str, experiment_id: str, run_ids: Sequence[str]
+    ) -> tuple[list[int], Gathered, Written | None]:
+        """The ids of blocks, what was gathered from them, and the file with it, if any."""
+        ids, found = self._read_blocks(run_ids)
+        if not found.points:
+            return ids, found, None
+        cursor = self._cursor(generation)
+        return ids, found, write_points(cursor, self._lake, experiment_id, generation, found)
 
     def _read_blocks(self, run_ids: Sequence[str]) -> tuple[list[int], Gathered]:
         ids: list[int] = []
@@ -372,7 +390,9 @@ class Sealer:
         started = time.monotonic()
         cursor = self._cursor(generation)
         paths = [segment.path for segment in chosen]
-        written = merge_files(cursor, self._lake, experiment_id, generation, paths, without)
+        written: Written = self._heavy(
+            lambda: merge_files(cursor, self._lake, experiment_id, generation, paths, without)
+        )
         try:
             with self._transaction(generation) as connection:
                 if not remove(connection, chosen):

@@ -7,12 +7,14 @@ from pathlib import Path
 from tests.faults.processes import descendants, of_role
 from tests.faults.wire import Wire
 from tests.servers import Server
+from workers.sealer_process import NICENESS
 
 TRIES_MAX = 5
 START_S_MAX = 2.0
 RESIDENT_MB_MAX = 250.0
 RESIDENT_SEALING_MB_MAX = 300.0
 SETTLE_S = 5.0
+SEALED_S_MAX = 60.0
 
 
 def resident_mb(pid: int) -> float:
@@ -90,3 +92,22 @@ def test_the_projector_weighs_no_duckdb(
     projector, api = of_role(server, "projector"), of_role(server, "api")
     assert "duckdb" in Path(f"/proc/{api}/maps").read_text()
     assert "duckdb" not in Path(f"/proc/{projector}/maps").read_text()
+
+
+def test_what_is_sealed_leaves_the_processor_to_others(
+    tmp_path: Path, start_runfold: Callable[..., Server], connect: Callable[[Server], Wire]
+) -> None:
+    """The thread that writes files is nice; those whose transactions folding waits for are not."""
+    server = start_runfold(tmp_path / "home", "--seal-points", "1")
+    wire = connect(server)
+    run_id = wire.run(wire.experiment("e"), "r")
+    wire.post("runs/log-metric", {"run_id": run_id, "key": "m", "value": 1.5, "timestamp": 1})
+    deadline = time.monotonic() + SEALED_S_MAX
+    while b'"sealed"' not in server.output.read_bytes():
+        assert time.monotonic() < deadline, server.tail()
+        time.sleep(0.1)
+    found = {}
+    for task in Path(f"/proc/{of_role(server, 'sealer')}/task").iterdir():
+        _, numbers = (task / "stat").read_text().rsplit(")", 1)
+        found[task.name] = int(numbers.split()[16])
+    assert [niceness for niceness in found.values() if niceness] == [NICENESS], found
