@@ -124,8 +124,9 @@ class Child:
         }
         try:
             self.process = subprocess.Popen(
-                # -I: nothing of this environment, user or folder changes what is imported.
-                [sys.executable, "-IB", "-c", _CHILD, str(theirs), json.dumps(settings)],
+                # -I: nothing of this environment, user or folder changes what is imported. What is
+                # compiled is kept: most of these modules are imported by nobody else.
+                [sys.executable, "-I", "-c", _CHILD, str(theirs), json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from projections.query_process import ENVIRONMENT, Child, QueryLimits, threads_for
-from projections.sandbox import SESSION_NICE
+from projections.sandbox import SESSION_NICE, SLICE_NS
 
 PROGRAM = """
 import os, resource, socket, sys
@@ -144,11 +144,28 @@ def test_its_session_comes_after_all_others(tmp_path: Path) -> None:
     assert Path("/proc/self/autogroup").read_text() == before
 
 
+def test_who_wakes_up_takes_its_place(tmp_path: Path) -> None:
+    """A query's process asks for the longest slices: nobody who wakes up, and whose slice is
+    shorter, must wait until it has had its turn."""
+    child = Child(tmp_path / "queries", QueryLimits(memory_mb=100))
+    try:
+        assert b"ready" in os.read(child.control, 1_000)
+        told = Path(f"/proc/{child.process.pid}/sched").read_text()
+    except FileNotFoundError:
+        pytest.skip("this kernel does not tell")
+    finally:
+        child.close()
+    found = [line.split()[-1] for line in told.splitlines() if line.startswith("se.slice")]
+    if not found:
+        pytest.skip("this kernel has slices of one length")
+    assert found == [str(SLICE_NS)]
+
+
 def test_no_thread_is_there_before_the_walls() -> None:
     """What a query's process loads starts none: the walls would not hold for it."""
     code = "import os, projections.query_child; print(len(os.listdir('/proc/self/task')))"
     done = subprocess.run(
-        [sys.executable, "-IB", "-c", code],
+        [sys.executable, "-I", "-c", code],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
