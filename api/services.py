@@ -174,9 +174,11 @@ class Reader:
         self._watch = watch
         self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
 
-    def heads(self) -> dict[Partition, int]:
-        """Where the log stands now."""
-        return {partition: self._log.head(partition) for partition in self._log.partitions()}
+    async def heads(self) -> dict[Partition, int]:
+        """Where the log stands now. Raises TemporarilyUnavailable where it can't be asked."""
+        if self._log.is_near:
+            return self._log.heads()
+        return await self.in_thread(self._log.heads)
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -185,7 +187,7 @@ class Reader:
 
         Raises TemporarilyUnavailable where that takes longer than the bound.
         """
-        needed: dict[Partition, int] = {} if eventual.get() else self.heads()
+        needed: dict[Partition, int] = {} if eventual.get() else await self.heads()
         while True:
             await self._watch.wait(needed)
             fresh, answer = await self.in_thread(self._try, needed, query, args, kwargs)
@@ -363,7 +365,10 @@ class Services:
             checkpoints = self.views_file.checkpoints()
         except TemporarilyUnavailable as error:
             return {"status": "starting", "reason": error.message}
-        heads = self.views.heads()
+        try:
+            heads = self.log.heads()
+        except TemporarilyUnavailable as error:
+            return {"status": "no log", "reason": error.message}
         lanes = {
             lane: _health_of({p: heads[p] for p in heads if p.lane == lane}, checkpoints)
             for lane in LANES

@@ -38,6 +38,11 @@ class Log(Protocol):
     def identity(self) -> LogIdentity:
         """The log's own id and secret; the same for every process that opens it."""
 
+    @property
+    def is_near(self) -> bool:
+        """Whether a head costs no more than a look into memory or a file: then it may be asked for
+        on an event loop."""
+
     def partitions(self) -> Sequence[Partition]:
         """The partitions of both lanes, the journal first. Their number can grow."""
 
@@ -53,6 +58,9 @@ class Log(Protocol):
 
     def head(self, partition: Partition) -> int:
         """The position of the partition's last event; 0 where it has none."""
+
+    def heads(self) -> dict[Partition, int]:
+        """The head of each partition."""
 
     def about(self, lane: Lane, subject: str) -> Iterator[Event]:
         """The events of a lane with this subject, in order within each partition."""

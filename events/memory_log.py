@@ -14,6 +14,8 @@ from events.log import PURGED_TYPES, LogIdentity
 class MemoryLog:
     """A Log that lives as long as its process."""
 
+    is_near = True
+
     def __init__(self, points_partitions: int = 1) -> None:
         self.identity = LogIdentity("memory", b"0" * 32)
         points = (Partition("points", number) for number in range(points_partitions))
@@ -62,6 +64,11 @@ class MemoryLog:
         """See Log.head."""
         with self._lock:
             return len(self._events[partition])
+
+    def heads(self) -> dict[Partition, int]:
+        """See Log.heads."""
+        with self._lock:
+            return {partition: len(events) for partition, events in self._events.items()}
 
     def about(self, lane: Lane, subject: str) -> Iterator[Event]:
         """See Log.about."""

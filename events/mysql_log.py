@@ -148,7 +148,7 @@ class MysqlDialect:
         cursor.execute("SELECT GET_LOCK(%s, %s)", (lock, CREATE_WAIT_S))
         try:
             meta = self._meta(cursor)
-            if not meta:
+            if not meta and new_meta:
                 for statement in (_META, *_schema()):
                     cursor.execute(statement)
                 with _transaction(cursor):

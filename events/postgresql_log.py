@@ -129,17 +129,22 @@ class PostgresqlDialect:
         """See Dialect.prepare. Two that begin at once make one set of tables."""
         with connection.driver_connection.transaction():
             cursor = self.cursor(connection)
-            cursor.execute("SELECT to_regclass('log_meta') IS NULL")
-            if cursor.fetchone()[0]:
+            if self._is_missing(cursor):
+                if not new_meta:
+                    return {}
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_CREATE_LOCK,))
-                cursor.execute("SELECT to_regclass('log_meta') IS NULL")
-                if cursor.fetchone()[0]:
+                if self._is_missing(cursor):
                     connection.driver_connection.execute(_SCHEMA)
                     cursor.executemany(
                         "INSERT INTO log_meta (name, value) VALUES (%s, %s)", list(new_meta.items())
                     )
             cursor.execute("SELECT name, value FROM log_meta")
             return dict(cursor.fetchall())
+
+    @staticmethod
+    def _is_missing(cursor: Any) -> bool:
+        cursor.execute("SELECT to_regclass('log_meta') IS NULL")
+        return bool(cursor.fetchone()[0])
 
     def check(self, cursor: Any) -> None:
         """See Dialect.check."""

@@ -43,11 +43,14 @@ class Settings:
     sql_threads: int = 0
     sql_spares: int = 1
     log_level: str = "info"
+    pool_size: int = 5
+    pool_max_overflow: int = 10
+    pool_recycle_s: int = -1
 
     @property
-    def log_path(self) -> Path:
-        """The file of the SQLite log."""
-        return sqlite_path(self.log_uri, self.home / "log.db", "--log-uri")
+    def log_place(self) -> str:
+        """The log's URI. Raises SettingError where no kind of log has one like it."""
+        return known_log_uri(self.log_uri or f"sqlite:///{self.home / 'log.db'}")
 
     @property
     def views_path(self) -> Path:
@@ -82,6 +85,30 @@ class SettingError(ValueError):
     """A setting has a value that can't be used; the message says which and what to give."""
 
 
+DATABASE_SCHEMES = (
+    "postgresql",
+    "postgresql+psycopg",
+    "postgresql+psycopg2",
+    "mysql",
+    "mysql+pymysql",
+    "mariadb",
+    "mariadb+pymysql",
+)
+"""What the URI of a database on a server begins with."""
+
+
+def known_log_uri(uri: str) -> str:
+    """The URI. Raises SettingError where no kind of log has one like it."""
+    scheme, separator, _ = uri.partition("://")
+    if uri.startswith("sqlite:///") or (separator and scheme in DATABASE_SCHEMES):
+        return uri
+    shown = f"{scheme}://…" if separator else repr(uri)
+    raise SettingError(
+        "the log is sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
+        f"mysql+pymysql://USER@HOST/DATABASE, not {shown}"
+    )
+
+
 def sqlite_path(uri: str | None, default: Path, flag: str) -> Path:
     """The path that a `sqlite:///…` URI names. Raises SettingError for any other scheme."""
     if uri is None:
@@ -111,6 +138,8 @@ class Setting:
     help: str
     storage: bool = False
     """True for what every command that opens the stores takes, not the server alone."""
+    secret: bool = False
+    """True for what may have a password in it, which belongs on no command line."""
     metavar: str | None = None
     default: Any = dataclasses.field(init=False)
 
@@ -132,8 +161,10 @@ SETTINGS: tuple[Setting, ...] = (
         "log_uri",
         "--log-uri",
         ("RUNFOLD_LOG_URI",),
-        "The event log: sqlite:///PATH. Default: log.db in the home folder.",
+        "The event log: sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
+        "mysql+pymysql://USER@HOST/DATABASE. Default: log.db in the home folder.",
         storage=True,
+        secret=True,
         metavar="URI",
     ),
     Setting(
@@ -143,6 +174,30 @@ SETTINGS: tuple[Setting, ...] = (
         "The views' database: sqlite:///PATH. Default: views.db in the home folder.",
         storage=True,
         metavar="URI",
+    ),
+    Setting(
+        "pool_size",
+        "--pool-size",
+        ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE",),
+        "Connections that a process keeps open to a database server.",
+        storage=True,
+        metavar="CONNECTIONS",
+    ),
+    Setting(
+        "pool_max_overflow",
+        "--pool-max-overflow",
+        ("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW",),
+        "Connections beyond those, which are closed after use.",
+        storage=True,
+        metavar="CONNECTIONS",
+    ),
+    Setting(
+        "pool_recycle_s",
+        "--pool-recycle",
+        ("MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE",),
+        "Seconds after which a connection to a database server is replaced. -1: never.",
+        storage=True,
+        metavar="SECONDS",
     ),
     Setting(
         "lake_uri",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from events.errors import TemporarilyUnavailable
-from events.event import LANES, UNDIVIDED, Event, Lane, NewEvent, Partition
+from events.event import JOURNAL, LANES, POINTS, UNDIVIDED, Event, Lane, NewEvent, Partition
 from events.log import PURGED_TYPES, LogError, LogIdentity
 from events.mysql_log import MULTI_STATEMENTS, MysqlDialect
 from events.postgresql_log import PostgresqlDialect
@@ -57,11 +57,15 @@ def _event(lane: Lane, row: Any) -> Event:
 class SqlLog:
     """A Log on a database server; any number of processes and machines may open it."""
 
-    def __init__(self, uri: str, pool: Pool = DEFAULT_POOL) -> None:
-        """Makes the tables where there are none. Raises LogError where the server can't be used."""
+    is_near = False
+
+    def __init__(self, uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) -> None:
+        """Makes the tables where there are none, unless told not to. Raises LogError where there
+        is no log or it can't be used."""
         kind = kind_of(uri)
         if kind is None:
             raise LogError(f"not a database server that can hold a log: {shown(uri)}")
+        self._uri = uri
         dialect = _DIALECTS[kind]()
         flag = MULTI_STATEMENTS if kind == "mysql" else 0
         try:
@@ -75,7 +79,7 @@ class SqlLog:
         """Events up to here are known to be on the disk."""
         self._durable_lock = threading.Lock()
         try:
-            self.identity = self._prepare()
+            self.identity = self._prepare(make)
         except (self._session.error, TemporarilyUnavailable) as error:
             self.close()
             raise LogError(f"{shown(uri)} can't be used as a log: {error}") from error
@@ -83,18 +87,24 @@ class SqlLog:
             self.close()
             raise
 
-    def _prepare(self) -> LogIdentity:
-        new_meta = {
-            "schema_version": str(SCHEMA_VERSION).encode(),
-            "log_id": secrets.token_hex(16).encode(),
-            "secret": secrets.token_bytes(32),
-        }
+    def _prepare(self, make: bool) -> LogIdentity:
+        new_meta = (
+            {}
+            if not make
+            else {
+                "schema_version": str(SCHEMA_VERSION).encode(),
+                "log_id": secrets.token_hex(16).encode(),
+                "secret": secrets.token_bytes(32),
+            }
+        )
         connection = self._session.connect()
         try:
             self._dialect.check(self._dialect.cursor(connection))
             meta = self._dialect.prepare(connection, new_meta)
         finally:
             connection.close()
+        if not meta:
+            raise LogError(f"there is no log in {shown(self._uri)}: runfold log init makes one")
         version = bytes(meta["schema_version"]).decode()
         if version != str(SCHEMA_VERSION):
             raise LogError(
@@ -152,6 +162,11 @@ class SqlLog:
     def head(self, partition: Partition) -> int:
         """See Log.head."""
         return int(getattr(self._heads(), partition.lane))
+
+    def heads(self) -> dict[Partition, int]:
+        """See Log.heads."""
+        heads = self._heads()
+        return {JOURNAL: heads.journal, POINTS: heads.points}
 
     def _heads(self) -> Heads:
         return Heads(*self._fetch("SELECT journal, points FROM log_heads")[0])

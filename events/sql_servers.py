@@ -8,19 +8,12 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from events.settings import DATABASE_SCHEMES
+
 Kind = Literal["postgresql", "mysql"]
 
 CONNECT_S_MAX = 10
-_DRIVERS: dict[str, tuple[Kind, str]] = {
-    "postgresql": ("postgresql", "postgresql+psycopg"),
-    "postgresql+psycopg": ("postgresql", "postgresql+psycopg"),
-    # What MLflow's users have in their settings: the same server, through the driver we have.
-    "postgresql+psycopg2": ("postgresql", "postgresql+psycopg"),
-    "mysql": ("mysql", "mysql+pymysql"),
-    "mysql+pymysql": ("mysql", "mysql+pymysql"),
-    "mariadb": ("mysql", "mysql+pymysql"),
-    "mariadb+pymysql": ("mysql", "mysql+pymysql"),
-}
+_DRIVERS: dict[Kind, str] = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _SESSION: dict[Kind, tuple[str, ...]] = {
     "postgresql": ("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",),
     # Strict: what does not fit is an error, where it would be cut without a word.
@@ -49,9 +42,12 @@ DEFAULT_POOL = Pool()
 
 
 def kind_of(uri: str) -> Kind | None:
-    """What kind of server a URI names; None where it names none that is known here."""
+    """What kind of server a URI names, whatever driver it asks for; None where it names none that
+    is known here."""
     scheme = uri.partition("://")[0]
-    return _DRIVERS[scheme][0] if scheme in _DRIVERS else None
+    if scheme not in DATABASE_SCHEMES:
+        return None
+    return "postgresql" if scheme.startswith("postgresql") else "mysql"
 
 
 def shown(uri: str) -> str:
@@ -62,10 +58,13 @@ def shown(uri: str) -> str:
 def open_server(uri: str, pool: Pool = DEFAULT_POOL, *, client_flag: int = 0) -> sa.Engine:
     """An engine whose statements commit by themselves, unless a transaction is begun.
 
-    `client_flag` is given to MySQL's driver. Raises DriverMissing.
+    `client_flag` is given to MySQL's driver. Raises DriverMissing, and ValueError for a URI that
+    names no such server.
     """
-    kind, driver = _DRIVERS[uri.partition("://")[0]]
-    url = sa.make_url(uri).set(drivername=driver)
+    kind = kind_of(uri)
+    if kind is None:
+        raise ValueError(f"not the URI of a database server: {shown(uri)}")
+    url = sa.make_url(uri).set(drivername=_DRIVERS[kind])
     try:
         engine = sa.create_engine(
             url,

@@ -52,7 +52,8 @@ class Dialect(Protocol):
     """What differs from one kind of server to the other."""
 
     def prepare(self, connection: Any, new_meta: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Makes the tables where there are none, with this in `log_meta`; returns what it holds."""
+        """What `log_meta` holds; where there is no log one is made with this in it, if it is
+        anything."""
 
     def check(self, cursor: Any) -> None:
         """Raises LogError where what the server commits is not durable, or not as it was sent."""

@@ -101,6 +101,8 @@ def _insert(cursor: Any, lane: Lane, values: list[Any]) -> int:
 class SqliteLog:
     """A Log over a SQLite file; any number of processes may open it."""
 
+    is_near = True
+
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = open_engine(path, synchronous="FULL", secure_delete=True, cache_mb=4)
@@ -217,6 +219,10 @@ class SqliteLog:
     def head(self, partition: Partition) -> int:
         """See Log.head."""
         return int(self._fetch(f"SELECT max(position) FROM {partition.lane}")[0][0] or 0)
+
+    def heads(self) -> dict[Partition, int]:
+        """See Log.heads."""
+        return {partition: self.head(partition) for partition in UNDIVIDED}
 
     def _fetch(self, statement: str, parameters: tuple[int, ...] = ()) -> list[Any]:
         with self._read_lock:

@@ -149,7 +149,7 @@ class Home:
 def open_home(folder: Path) -> Home:
     """The stores of a home folder."""
     settings = Settings(home=folder)
-    log = SqliteLog(settings.log_path)
+    log = SqliteLog(folder / "log.db")
     views = SqliteViews(settings.views_path, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     said: list[str] = []

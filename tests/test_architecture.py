@@ -164,7 +164,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 
 # Who may look at the process's environment.
 ENVIRONMENT_READERS = {
-    "workers/options.py": "a flag and its environment variables are read together, by click",
+    "workers/options.py": "a flag and its variables are read together, by click, and handed on",
 }
 
 # Modules that would let the answer of a fold depend on more than its events.

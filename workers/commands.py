@@ -21,7 +21,7 @@ def server_command(**options: Any) -> None:
     """
     settings = settings_from(options)
     try:
-        paths = (settings.log_path, settings.views_path, settings.lake_path)
+        paths = (settings.log_place, settings.views_path, settings.lake_path)
         _ = (*paths, settings.artifacts_path)
     except SettingError as error:
         raise click.UsageError(str(error)) from None

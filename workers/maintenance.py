@@ -34,11 +34,7 @@ class MaintenanceError(Exception):
 @contextlib.contextmanager
 def existing_stores(settings: Settings) -> Iterator[Stores]:
     """The stores of these settings; a folder without a log is refused rather than filled."""
-    if not settings.log_path.exists():
-        raise MaintenanceError(
-            f"there is no log at {settings.log_path}: give --home or --log-uri as to the server"
-        )
-    with opened_stores(settings) as stores:
+    with opened_stores(settings, make=False) as stores:
         yield stores
 
 
@@ -60,7 +56,7 @@ def fold_to_head(log: Log, views: Views, label: str = "folding") -> None:
 
     Where a server runs its projector does it; where none does, this process folds.
     """
-    heads = heads_of(log)
+    heads = log.heads()
     moved_at = time.monotonic()
     folded = -1
     progress: Progress | None = None
@@ -132,11 +128,6 @@ def fold_up_to(
     progress.finish()
 
 
-def heads_of(log: Log) -> dict[Partition, int]:
-    """Where the log stands."""
-    return {partition: log.head(partition) for partition in log.partitions()}
-
-
 def folded_to(log: Log, views: Views) -> dict[Partition, int]:
     """How far the log is folded into these views."""
     checkpoints = views.checkpoints()
@@ -185,7 +176,7 @@ def _refusing() -> Iterator[None]:
 
 
 def _behind(log: Log, views: Views) -> int:
-    return _missing(heads_of(log), views)
+    return _missing(log.heads(), views)
 
 
 def _missing(targets: Mapping[Partition, int], views: Views) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,9 +73,12 @@ def settings_from(options: dict[str, Any]) -> Settings:
 
 
 def arguments_of(settings: Settings) -> list[str]:
-    """The settings as arguments, for a process that is started with the same."""
+    """The settings as arguments, for a process that is started with the same; the others are in
+    its `environment_of`."""
     arguments: list[str] = []
     for setting in SETTINGS:
+        if setting.secret:
+            continue
         value = getattr(settings, setting.field)
         if isinstance(value, bool):
             on, _, off = setting.flag.partition("/")
@@ -86,3 +90,11 @@ def arguments_of(settings: Settings) -> list[str]:
             text = ",".join(value) if isinstance(value, tuple) else str(value)
             arguments += [setting.flag, text]
     return arguments
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment of such a process: this one's, and the settings that may have a password in
+    them, for arguments can be read by every user of the machine."""
+    secrets = [setting for setting in SETTINGS if setting.secret]
+    given = {one.environment[0]: getattr(settings, one.field) for one in secrets}
+    return {**os.environ, **{name: value for name, value in given.items() if value}}

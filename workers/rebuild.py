@@ -24,7 +24,6 @@ from workers.maintenance import (
     existing_stores,
     fold_up_to,
     folded_to,
-    heads_of,
     maintenance_lock,
     publish,
 )
@@ -78,7 +77,7 @@ def _is_there(live: Views) -> bool:
 
 
 def _rebuild_all(log: Log, made: Views, live: Views, sealer: Sealer) -> None:
-    build(log, made, sealer, heads_of(log))
+    build(log, made, sealer, log.heads())
     made.add_search_indexes()
     if _is_there(live):
         publish(log, made, live)

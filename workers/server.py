@@ -18,7 +18,7 @@ from types import FrameType
 import click
 
 from events.settings import Settings
-from workers.options import arguments_of
+from workers.options import arguments_of, environment_of
 
 STOP_S = 15.0
 """How long a child may take to finish what it is doing before it is killed."""
@@ -39,6 +39,7 @@ class _Child:
     arguments: list[str]
     fds: dict[str, int]
     """The ends of pipes that it inherits, by the flag that tells it so."""
+    environment: dict[str, str]
     wanted_fd: int | None = None
     """A pipe that has a byte from when the child is needed on; None: it always is."""
     process: subprocess.Popen[bytes] | None = None
@@ -57,7 +58,10 @@ class _Child:
         for flag, fd in self.fds.items():
             command += [flag, str(fd)]
         self.process = subprocess.Popen(
-            command + self.arguments, stdin=subprocess.DEVNULL, pass_fds=tuple(self.fds.values())
+            command + self.arguments,
+            stdin=subprocess.DEVNULL,
+            pass_fds=tuple(self.fds.values()),
+            env=self.environment,
         )
         self.started = time.monotonic()
 
@@ -94,22 +98,22 @@ def run_server(settings: Settings) -> int:
 
 def _children(settings: Settings) -> list[_Child]:
     """What is to run, in the order of starting; nothing is started yet."""
-    arguments = arguments_of(settings)
+    arguments, environment = arguments_of(settings), environment_of(settings)
     to_projector, from_api = os.pipe()
     to_api, from_projector = os.pipe()
     # Only this process holds the writing end, so that its death is an end of file to the children.
     lifeline, _held = os.pipe()
     fds = {"--wake-fd": to_api, "--notify-fd": from_api, "--lifeline-fd": lifeline}
-    api = _Child("api", ("api",), arguments, fds)
+    api = _Child("api", ("api",), arguments, fds, environment)
     if settings.artifacts_only:
         return [api]
     # What is in this pipe is never read: the sealer, once wanted, is started again when it ends.
     sealer_wanted, wants_sealer = os.pipe()
     fds = {"--wake-fd": to_projector, "--notify-fd": from_projector, "--lifeline-fd": lifeline}
     fds["--sealer-fd"] = wants_sealer
-    projector = _Child("projector", ("worker", "projector"), arguments, fds)
+    projector = _Child("projector", ("worker", "projector"), arguments, fds, environment)
     fds = {"--lifeline-fd": lifeline}
-    sealer = _Child("sealer", ("worker", "sealer"), arguments, fds, sealer_wanted)
+    sealer = _Child("sealer", ("worker", "sealer"), arguments, fds, environment, sealer_wanted)
     sealer.restart_at = time.monotonic() + SEALER_AFTER_S
     return [sealer, projector, api]
 

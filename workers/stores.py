@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from events.artifact_uris import ArtifactRoots, artifact_roots
 from events.local_blobs import LocalBlobs
-from events.log import Log
-from events.settings import Settings
+from events.log import Log, LogError
+from events.settings import Settings, known_log_uri
+from events.sql_log import SqlLog
+from events.sql_servers import DEFAULT_POOL, Pool
 from events.sqlite_log import SqliteLog
 from projections.database import Views
 from projections.sqlite_views import SqliteViews
@@ -25,10 +28,28 @@ class Stores:
     artifacts: ArtifactRoots
 
 
+def open_log(uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) -> Log:
+    """The log that the URI names; made where there is none, unless told not to.
+
+    Raises LogError, SettingError.
+    """
+    known_log_uri(uri)
+    if not uri.startswith("sqlite:///"):
+        return SqlLog(uri, pool, make=make)
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not make and not path.exists():
+        raise LogError(f"there is no log at {path}: give --home or --log-uri as to the server")
+    return SqliteLog(path)
+
+
 @contextlib.contextmanager
-def opened_stores(settings: Settings) -> Iterator[Stores]:
-    """The stores of these settings, closed at the end. Raises LogError, SettingError."""
-    log = SqliteLog(settings.log_path)
+def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
+    """The stores of these settings, closed at the end; the log must be there if not to `make`.
+
+    Raises LogError, SettingError.
+    """
+    pool = Pool(settings.pool_size, settings.pool_max_overflow, settings.pool_recycle_s)
+    log = open_log(settings.log_place, pool, make=make)
     views: Views = SqliteViews(settings.views_path, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     try:
