@@ -39,7 +39,7 @@ def fill(home: Path, events: Iterable[NewEvent]) -> int:
     log = SqliteLog(home / "log.db")
     count = 0
     try:
-        waiting = [_default_experiment()]
+        waiting = [experiment_created(DEFAULT_EXPERIMENT_ID, "Default")]
         for event in events:
             waiting.append(event)
             if len(waiting) == COMMIT_EVENTS:
@@ -53,16 +53,22 @@ def fill(home: Path, events: Iterable[NewEvent]) -> int:
         log.close()
 
 
-def _default_experiment() -> NewEvent:
-    payload = ExperimentCreated("Default", "mlflow-artifacts:/0", FIRST_MS)
-    return EXPERIMENT_CREATED.new(DEFAULT_EXPERIMENT_ID, payload, time=FIRST_MS)
+def experiment_created(experiment_id: str, name: str) -> NewEvent:
+    """An experiment was created."""
+    payload = ExperimentCreated(name, f"mlflow-artifacts:/{experiment_id}", FIRST_MS)
+    return EXPERIMENT_CREATED.new(experiment_id, payload, time=FIRST_MS)
 
 
-def created(run_id: str, name: str, start_time: int = FIRST_MS) -> NewEvent:
+def created(
+    run_id: str,
+    name: str,
+    start_time: int = FIRST_MS,
+    experiment_id: str = DEFAULT_EXPERIMENT_ID,
+) -> NewEvent:
     """A run was created."""
     tags = [RunTag("mlflow.runName", name)]
-    uri = f"mlflow-artifacts:/0/{run_id}/artifacts"
-    payload = RunCreated(DEFAULT_EXPERIMENT_ID, name, "bench", start_time, uri, tags)
+    uri = f"mlflow-artifacts:/{experiment_id}/{run_id}/artifacts"
+    payload = RunCreated(experiment_id, name, "bench", start_time, uri, tags)
     return RUN_CREATED.new(run_id, payload, time=start_time)
 
 

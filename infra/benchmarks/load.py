@@ -129,13 +129,14 @@ def _content_length(head: bytes) -> int | None:
 
 def _unchunked(raw: bytes) -> bytes:
     parts = []
-    while raw:
-        size_text, _, raw = raw.partition(b"\r\n")
-        size = int(size_text, 16)
+    place = 0
+    while place < len(raw):
+        end = raw.index(b"\r\n", place)
+        size = int(raw[place:end], 16)
         if size == 0:
             break
-        parts.append(raw[:size])
-        raw = raw[size + 2 :]
+        parts.append(raw[end + 2 : end + 2 + size])
+        place = end + 2 + size + 2
     return b"".join(parts)
 
 

@@ -55,8 +55,9 @@ def wait_until_quiet(pid: int) -> bool:
 class PeakMemory:
     """Watches processes for as long as the block runs; `mb` is the most that they had together."""
 
-    def __init__(self, *pids: int) -> None:
+    def __init__(self, *pids: int, every_s: float = SAMPLE_S) -> None:
         self._pids = pids
+        self._every_s = every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.mb = resident_mb(*pids)
@@ -70,5 +71,5 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(SAMPLE_S):
+        while not self._stop.wait(self._every_s):
             self.mb = max(self.mb, resident_mb(*self._pids))

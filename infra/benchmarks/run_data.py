@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.benchmarks.curves import FIRST_MS
+from infra.benchmarks.curves import FIRST_MS, Points
 
 PARAMS = METRICS = 10
 PAGE = 100
@@ -37,6 +37,17 @@ class RunData:
         """Ten values between 0 and 1, different in every run."""
         random = np.random.default_rng(self.place).random(METRICS)
         return {f"metric_{n}": float(value) for n, value in enumerate(random)}
+
+    def points(self) -> Points:
+        """The metrics as points at step 0."""
+        count = len(self.metrics)
+        return Points(
+            list(self.metrics),
+            np.arange(count),
+            np.zeros(count, np.int64),
+            np.full(count, self.start_time),
+            np.array(list(self.metrics.values())),
+        )
 
     @cached_property
     def params(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from infra.benchmarks.bench import Case
-from infra.benchmarks.cases import disk, history, logging, runs, sql, upkeep
+from infra.benchmarks.cases import disk, history, logging, questions, runs, sql, upkeep
 
 CASES: tuple[Case, ...] = (
     *logging.CASES,
@@ -12,4 +12,5 @@ CASES: tuple[Case, ...] = (
     *disk.CASES,
     *upkeep.CASES,
     *sql.CASES,
+    *questions.CASES,
 )

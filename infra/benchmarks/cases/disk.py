@@ -23,10 +23,10 @@ SEAL_NOW = ("--seal-points", "1", "--seal-age", "0.1", "--export-age", "1")
 store; here all is sealed."""
 
 
-def _wait_until_sealed(server: Server) -> None:
+def wait_until_sealed(server: Server, within_s: float = SEALED_WITHIN_S) -> None:
     """Returns when no point is in a block, and the files that were merged into others, which are
     kept for a while for readers that have begun, are gone."""
-    deadline = time.monotonic() + SEALED_WITHIN_S
+    deadline = time.monotonic() + within_s
     # What an earlier server has sealed is merged in the first round, before which all is at rest.
     time.sleep(FIRST_ROUND_S)
     while wait_until_quiet(server.pid) and time.monotonic() < deadline:
@@ -59,7 +59,7 @@ def _load(bench: Bench, name: str, values: Values) -> tuple[int, int, int, int]:
                 bench.problem(name, f"{found} of {steps} points read back")
     if name == RUNFOLD:
         with bench.started(name, folder, SEAL_NOW) as server:
-            _wait_until_sealed(server)
+            wait_until_sealed(server)
     home = folder / "runfold-data"
     log = sum(path.stat().st_size for path in home.glob("log.db*"))
     lake = folder_bytes(home / "lake")

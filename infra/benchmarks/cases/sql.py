@@ -5,18 +5,36 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Iterator
+
+import nanoarrow
+import numpy as np
 
 from infra.benchmarks.bench import Bench, Case
 from infra.benchmarks.cases.logging import BATCH, check, loaded, streams_for
 from infra.benchmarks.cases.runs import timed
 from infra.benchmarks.checks import wrong_statuses
-from infra.benchmarks.fill import fill, run_with_points
-from infra.benchmarks.load import Clients, Source, http_request, run_load, run_loads, same_request
+from infra.benchmarks.curves import Points, training
+from infra.benchmarks.fill import KEYS, created, fill, points_events, run_id_of
+from infra.benchmarks.load import (
+    Clients,
+    Outcome,
+    Source,
+    http_request,
+    run_load,
+    run_loads,
+    same_request,
+)
 from infra.benchmarks.memory import PeakMemory
 from infra.benchmarks.rows import RUNFOLD
+from infra.benchmarks.servers import HOME
 
 EMPTY_QUERIES = 20
 STREAMED_ROWS = 1_000_000
+STREAMED_TIMES = 4
+"""The answer of which the memory is looked at is so many times as long."""
+MEMORY_EVERY_S = 0.02
+RUN_ID = run_id_of(1)
 QUERY_EVERY_S = 1.0
 BATCH_EVERY_S = 0.05
 """Trainings that log, rather than a load that leaves no processor free in the first place."""
@@ -58,17 +76,46 @@ def _empty(bench: Bench, name: str) -> None:
 
 
 def _streamed(bench: Bench, name: str) -> None:
-    home = bench.home_of(name)
     rows = bench.scaled(STREAMED_ROWS, least=100_000)
-    fill(home, run_with_points("0" * 31 + "1", rows))
-    with bench.started(name, home) as server:
+    peaks = [_stream(bench, name, STREAMED_TIMES * rows, None), _stream(bench, name, rows)]
+    bench.record("sql-arrow-memory", name, max(0.0, peaks[0] - peaks[1]))
+    bench.note("sql-arrow-memory", name, f"{peaks[0]:.0f} MB in all of the server's processes")
+
+
+def _stream(bench: Bench, name: str, rows: int, row: str | None = "sql-arrow") -> float:
+    """Streams all points of a run of so many; the most memory that the server's processes took
+    meanwhile, in MB."""
+    folder = bench.home_of(name)
+    points = training(0, rows // KEYS, KEYS)
+    fill(folder / HOME, (created(RUN_ID, "streamed"), *points_events(RUN_ID, points)))
+    with bench.started(name, folder) as server:
         bench.settle(server)
-        with PeakMemory(server.pid) as peak:
+        with PeakMemory(server.pid, every_s=MEMORY_EVERY_S) as peak:
             outcome = timed(server, sql("FROM metrics", "arrow"), 3)
         for problem in wrong_statuses(outcome):
             bench.problem(name, problem)
-        bench.record("sql-arrow", name, rows / statistics.median(outcome.latencies_s))
-        bench.note("sql-arrow", name, f"{peak.mb:.0f} MB in all of the server's processes")
+        for problem in wrong_stream(outcome.last_body, points):
+            bench.problem(name, problem)
+        if row is not None:
+            bench.record(row, name, rows / statistics.median(outcome.latencies_s))
+            bench.note(row, name, f"{peak.mb:.0f} MB in all of the server's processes")
+    return peak.mb
+
+
+def wrong_stream(answer: bytes, points: Points) -> Iterator[str]:
+    """Compares every point of an Arrow stream with what was logged, by key and step."""
+    stream = nanoarrow.ArrayStream.from_readable(answer)
+    names, columns = stream.to_columns_pysequence()
+    column = dict(zip(names, columns, strict=True))
+    steps, values = np.array(column["step"]), np.array(column["value"])
+    keys = np.array([points.keys.index(key) for key in column["key"]])
+    order = np.lexsort((keys, steps))
+    if (
+        len(values) != len(points)
+        or not np.array_equal(steps[order], points.steps)
+        or not np.array_equal(values[order], points.values)
+    ):
+        yield f"{len(values):,} points came of {len(points):,}, or others"
 
 
 def _beside(bench: Bench, name: str) -> None:
@@ -77,17 +124,46 @@ def _beside(bench: Bench, name: str) -> None:
         alone = loaded(bench, server, streams)
     with bench.started(name) as server:
         streams = streams_for(server, BATCH)
-        groups = [Clients(streams), Clients([_again(sql(ANALYTICAL))], QUERY_EVERY_S)]
-        load, asking = run_loads(server.port, groups, 2 * bench.options.seconds)
+        outcomes = [Outcome(), Outcome()]
+        asker = Asker(outcomes[0])
+        groups = [Clients(streams), Clients([asker], QUERY_EVERY_S)]
+        load, asking = run_loads(server.port, groups, 2 * bench.options.seconds, outcomes)
         rate = load.answered / load.seconds
         bench.record("sql-beside-rate", name, rate * BATCH.points)
         bench.record("sql-beside-share", name, 100 * rate / (alone.answered / alone.seconds))
         if asking.latencies_s:
             bench.record("sql-beside-query", name, 1000 * statistics.median(asking.latencies_s))
         bench.note("sql-beside-query", name, f"{asking.answered} queries")
-        for problem in wrong_statuses(asking):
+        for problem in (*wrong_statuses(asking), *asker.problems):
             bench.problem(name, problem)
         check(bench, server, streams, load)
+
+
+class Asker:
+    """Asks for every key's curve again and again, and sees that each answer has all points that
+    were acknowledged before it was asked for; a Source."""
+
+    def __init__(self, load: Outcome) -> None:
+        self._load = load
+        self._request = sql(ANALYTICAL)
+        self._acknowledged: int | None = None
+        self.problems: list[str] = []
+
+    def __call__(self, answer: bytes) -> bytes:
+        """The next query."""
+        if self._acknowledged is not None:
+            self._check(answer, self._acknowledged)
+        self._acknowledged = self._load.answered * BATCH.points
+        return self._request
+
+    def _check(self, answer: bytes, acknowledged: int) -> None:
+        rows = json.loads(answer).get("rows")
+        # What is no answer is told by its status.
+        points = acknowledged if rows is None else sum(row[2] for row in rows)
+        if points < acknowledged:
+            self.problems.append(
+                f"a query saw {points:,} points of the {acknowledged:,} acknowledged before it"
+            )
 
 
 def _hostile(bench: Bench, name: str) -> None:
@@ -105,10 +181,6 @@ def _hostile(bench: Bench, name: str) -> None:
         check(bench, server, streams, beside)
 
 
-def _again(request: bytes) -> Source:
-    return lambda _answer: request
-
-
 def _in_turn(place: int) -> Source:
     turn = place
 
@@ -122,7 +194,13 @@ def _in_turn(place: int) -> Source:
 
 CASES = (
     Case("sql-empty", "a query of nothing", ("sql-empty",), (RUNFOLD,), _empty),
-    Case("sql-arrow", "every point as an Arrow stream", ("sql-arrow",), (RUNFOLD,), _streamed),
+    Case(
+        "sql-arrow",
+        "every point as an Arrow stream",
+        ("sql-arrow", "sql-arrow-memory"),
+        (RUNFOLD,),
+        _streamed,
+    ),
     Case(
         "sql-beside",
         "one query a second over every point, beside the load of log-batch",
