@@ -96,6 +96,15 @@ CHARTS = (
         {"read": "all of 100,000 points", "chart": "320 points of 100,000"},
     ),
     Chart(
+        "questions.svg",
+        "Questions over all runs: SQL, and REST in a loop",
+        {
+            "sql-curve-tenth": "mean of 200 curves",
+            "sql-best-tenth": "best run at a step",
+            "sql-table-tenth": "table of 500 runs",
+        },
+    ),
+    Chart(
         "weight.svg",
         "What a server costs",
         {
