@@ -9,6 +9,8 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ from projections.lake import (
     segment_path,
     spill_folder,
 )
-from projections.point_columns import Gathered, PointColumns, in_lake_order
+from projections.point_columns import Gathered, Name, PointColumns, in_lake_order
 from projections.segments import Written, WrittenCurve
 from projections.thinning import curve_of
 
@@ -45,6 +47,11 @@ _PARQUET = (
     "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, USE_TMP_FILE false,"
     f" ROW_GROUP_SIZE {ROW_GROUP_ROWS}, DICTIONARY_SIZE_LIMIT {_DICTIONARY_MAX}"
 )
+_PART = (
+    "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION lz4, USE_TMP_FILE false,"
+    f" DICTIONARY_SIZE_LIMIT {_DICTIONARY_MAX}"
+)
+"""A part of a file is read once and deleted: so, and without names, it is written in no time."""
 _NAMES = ("run_id", "key", *COLUMNS[5:])
 _SELECTED = {
     # DuckDB takes a NaN of numpy's for a null.
@@ -116,12 +123,17 @@ def _segment(
 def _copy_columns(cursor: DuckDB, columns: PointColumns, path: Path) -> None:
     """Writes points that are in order."""
     with columns_query(cursor, columns) as query:
-        # The points go through the join in their order: names are what it builds its table from.
-        cursor.execute("SET disabled_optimizers = 'build_side_probe_side, join_order'")
-        try:
-            _copy(cursor, query, path)
-        finally:
-            cursor.execute("RESET disabled_optimizers")
+        _copy_named(cursor, query, path)
+
+
+def _copy_named(cursor: DuckDB, query: str, path: Path) -> None:
+    """Writes points in their order, which join their names."""
+    # The points go through the join in their order: names are what it builds its table from.
+    cursor.execute("SET disabled_optimizers = 'build_side_probe_side, join_order'")
+    try:
+        _copy(cursor, query, path)
+    finally:
+        cursor.execute("RESET disabled_optimizers")
 
 
 def _curves(columns: PointColumns, points_min: int) -> Iterator[WrittenCurve]:
@@ -142,24 +154,44 @@ def _curves(columns: PointColumns, points_min: int) -> Iterator[WrittenCurve]:
 @contextlib.contextmanager
 def columns_query(cursor: DuckDB, columns: PointColumns) -> Iterator[str]:
     """A query that gives points of memory as a segment's columns, within the block."""
+    with _points(cursor, columns), _names(cursor, columns.names):
+        yield _named("points")
+
+
+@contextlib.contextmanager
+def _points(cursor: DuckDB, columns: PointColumns, first_place: int = 0) -> Iterator[None]:
+    """The points as a table, within the block."""
     points = {
-        "place": columns.places,
+        "place": columns.places + np.uint32(first_place),
         "step": columns.steps,
         "timestamp": columns.timestamps,
         "value": columns.values,
     }
-    names: dict[str, Any] = {"place": np.arange(len(columns.names), dtype=np.uint32)}
-    names["run_id"] = np.array([run_id for run_id, _ in columns.names], object)
-    for place, name in enumerate(_NAMES[1:]):
-        names[name] = np.array([series[place] for _, series in columns.names], object)
     cursor.register("points", points)
-    cursor.register("names", names)
     try:
-        selected = ", ".join(_SELECTED.get(name, name) for name in COLUMNS)
-        yield f"SELECT {selected} FROM points LEFT JOIN names USING (place)"
+        yield
     finally:
         cursor.unregister("points")
+
+
+@contextlib.contextmanager
+def _names(cursor: DuckDB, given: Sequence[Name]) -> Iterator[None]:
+    """Names by their places as a table, within the block."""
+    names: dict[str, Any] = {"place": np.arange(len(given), dtype=np.uint32)}
+    names["run_id"] = np.array([run_id for run_id, _ in given], object)
+    for place, name in enumerate(_NAMES[1:]):
+        names[name] = np.array([series[place] for _, series in given], object)
+    cursor.register("names", names)
+    try:
+        yield
+    finally:
         cursor.unregister("names")
+
+
+def _named(points: str) -> str:
+    """A query that gives points with their names' places as a segment's columns."""
+    selected = ", ".join(_SELECTED.get(name, name) for name in COLUMNS)
+    return f"SELECT {selected} FROM {points} LEFT JOIN names USING (place)"
 
 
 def _copy(cursor: DuckDB, query: str, path: Path) -> None:
@@ -186,6 +218,8 @@ class _Merge:
         self._runs: dict[str, int] = {}
         self._curves: list[WrittenCurve] = []
         self._not_summarized: set[tuple[str, str]] = set()
+        self._names: list[Name] = []
+        """Those of the parts without names, which have places here."""
 
     def into(self, path: Path, condition: str) -> Content:
         """Writes those that meet the condition."""
@@ -203,12 +237,18 @@ class _Merge:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            written = []
+            parts: list[tuple[bool, str]] = []
             for place, piece in enumerate(pieces):
-                written.append(str(folder / f"{place}.parquet"))
-                self._write(piece, Path(written[-1]))
-            query = f"SELECT {', '.join(COLUMNS)} FROM read_parquet({_listed(written)})"
-            _copy(self._cursor, query, path)
+                part = folder / f"{place}.parquet"
+                parts.append((self._write(piece, part, whole=False), str(part)))
+            queries = []
+            for has_names, some in groupby(parts, itemgetter(0)):
+                source = f"read_parquet({_listed([part for _, part in some])})"
+                queries.append(
+                    f"SELECT {', '.join(COLUMNS)} FROM {source}" if has_names else _named(source)
+                )
+            with _names(self._cursor, self._names):
+                _copy_named(self._cursor, " UNION ALL ".join(queries), path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -255,20 +295,39 @@ class _Merge:
             f"SELECT min({column}), max({column}), count(*) {source} GROUP BY {bucket} ORDER BY 1"
         ).fetchall()
 
-    def _write(self, piece: _Piece, path: Path) -> None:
+    def _write(self, piece: _Piece, path: Path, *, whole: bool = True) -> bool:
+        """Writes a piece; one that is not the whole is a part without names, if that is possible.
+        Returns whether the file has names."""
         names, points = f"{', '.join(_NAMES)}", f"FROM {self._source} WHERE {piece.condition}"
         self._cursor.execute(
             "CREATE OR REPLACE TEMP TABLE piece AS SELECT row_number() OVER () - 1 AS place, * "
             f"FROM (SELECT {names}, count(*) AS points {points} GROUP BY ALL)"
         )
         count, total = self._one("SELECT count(*), coalesce(sum(points), 0) FROM piece")
-        if count <= PIECE_NAMES and total <= PIECE_POINTS:
-            self._write_in_memory(piece, path)
-        else:
+        has_names = whole or len(self._names) + count > PIECE_NAMES
+        if count > PIECE_NAMES or total > PIECE_POINTS:
+            has_names = True
             self._write_sorted(piece.condition, path)
+        else:
+            columns = self._in_memory(piece)
+            if has_names:
+                _copy_columns(self._cursor, columns, path)
+            else:
+                self._write_part(columns, path)
         self._cursor.execute("DROP TABLE piece")
+        return has_names
 
-    def _write_in_memory(self, piece: _Piece, path: Path) -> None:
+    def _write_part(self, columns: PointColumns, path: Path) -> None:
+        value = _SELECTED["value"]
+        with _points(self._cursor, columns, len(self._names)):
+            self._cursor.execute(
+                f"COPY (SELECT place, step, timestamp, {value} FROM points) "
+                f"TO {_quoted(str(path))} ({_PART})"
+            )
+        self._names.extend(columns.names)
+
+    def _in_memory(self, piece: _Piece) -> PointColumns:
+        """The points of a piece, in order; they are counted and summarized."""
         rows = self._cursor.execute(f"SELECT {', '.join(_NAMES)} FROM piece ORDER BY place")
         names = [(row[0], Series(*row[1:])) for row in rows.fetchall()]
         equal = " AND ".join(f"p.{name} IS NOT DISTINCT FROM piece.{name}" for name in _NAMES)
@@ -279,9 +338,9 @@ class _Merge:
         columns = in_lake_order(
             names, found.pop("place"), found.pop("step"), found.pop("timestamp"), found.pop("value")
         )
-        _copy_columns(self._cursor, columns, path)
         self._count(columns.runs())
         self._curves.extend(_curves(columns, 1 if piece.is_part else CURVE_POINTS))
+        return columns
 
     def _write_sorted(self, condition: str, path: Path) -> None:
         """What is too much for this process's memory is sorted by DuckDB, which spills."""

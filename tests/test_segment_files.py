@@ -68,14 +68,19 @@ def shown(row: tuple[Any, ...]) -> str:
     return repr((*row[:4], row[4] + 0.0, *row[5:]))
 
 
-@given(files=st.lists(FILE, min_size=1, max_size=3), piece=st.integers(1, 12))
+@given(
+    files=st.lists(FILE, min_size=1, max_size=3),
+    piece=st.integers(1, 12),
+    names=st.integers(2, 15),
+)
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_files_and_merges_hold_each_point_once_in_order(
-    tmp_path: Path, files: list[Logged], piece: int
+    tmp_path: Path, files: list[Logged], piece: int, names: int
 ) -> None:
-    """Whatever is logged and however small the pieces are that a merge is made in."""
+    """Whatever is logged and however small the pieces are that a merge is made in, whether or not
+    their names fit the memory."""
     duck = open_duckdb(memory_mb=100, threads=1, temp=None)
     try:
         paths = []
@@ -86,7 +91,7 @@ def test_files_and_merges_hold_each_point_once_in_order(
         all_blocks = [block for blocks in files for block in blocks]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(projections.segment_files, "PIECE_POINTS", piece)
-            patch.setattr(projections.segment_files, "PIECE_NAMES", 2)
+            patch.setattr(projections.segment_files, "PIECE_NAMES", names)
             merged = merge_files(duck, tmp_path, "1", GENERATION, paths)
             less = merge_files(duck, tmp_path, "1", GENERATION, [merged.path], ["run'c"])
         assert list(map(shown, rows(duck, tmp_path, merged.path))) == in_order(all_blocks)
