@@ -10,6 +10,7 @@ and value, with NaN as one value, no sign on zero and the infinities as the larg
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,17 @@ from projections.owned import owned_rows
 from projections.page_tokens import Position
 from projections.schema import purged
 from projections.segments import StoredCurve, curves_of, paths_of
-from projections.thinning import kept_values, thinned
+from projections.thinning import cut_level, kept_values, thinned
 
 __all__ = ["Points", "SegmentGone", "bulk_history", "metric_history", "run_points", "sampled"]
 
 BATCH_POINTS_MAX = 2_000_000
 """Runs are read together while they have fewer points than this, of whatever keys."""
 BATCH_RUNS_MAX = 100
+SUMMARIZED_FROM = 20
+"""A curve of so many times the points that are wanted is drawn from summaries."""
+WHOLE_POINTS = 100_000
+"""A curve of fewer points is read as a whole where a summary of it won't do."""
 Steps = tuple[int, int]
 
 
@@ -107,9 +112,12 @@ def sampled(
     chosen: dict[str, Points] = {}
     wanted = list(dict.fromkeys(run_ids))
     # Summaries have the ends and the extremes, which are all that is chosen from four points on.
-    summaries = curves_of(connection, wanted, key) if steps is None and points_max > 3 else {}
-    for run_id, summary in summaries.items():
-        chosen[run_id] = _from_summary(connection, lake, run_id, key, points_max, summary)
+    if steps is None and points_max > 3:
+        for run_id, curves in curves_of(connection, wanted, key, grade=0).items():
+            if _is_worthwhile(curves, points_max):
+                found_points = _from_summaries(connection, lake, run_id, key, points_max, curves)
+                if found_points is not None:
+                    chosen[run_id] = found_points
     for batch in _batches(connection, [run_id for run_id in wanted if run_id not in chosen]):
         found = _read(connection, lake, batch, key, steps)
         for run_id in batch:
@@ -120,23 +128,57 @@ def sampled(
     return [(run_id, chosen[run_id]) for run_id in run_ids]
 
 
-def _from_summary(
+def _is_worthwhile(curves: Sequence[StoredCurve], points_max: int) -> bool:
+    """Whether to draw from summaries, and whether they are certain to stand for more points than
+    are shown: the same point may be in several."""
+    total = sum(curve.points for curve in curves)
+    return total >= SUMMARIZED_FROM * points_max and any(
+        curve.points > points_max for curve in curves
+    )
+
+
+def _from_summaries(
     connection: sa.Connection,
     lake: Path,
     run_id: str,
     key: str,
     points_max: int,
-    summary: Sequence[StoredCurve],
-) -> Points:
-    """The choice from what segments have summarized, and from all other points."""
-    paths = {curve.path for curve in summary}
-    found = _read(connection, lake, [run_id], key, without=paths)
-    if run_id not in found:
+    curves: Sequence[StoredCurve],
+) -> Points | None:
+    """The choice from the coarsest summaries that will do and from all other points; None where
+    the curve is better read as a whole."""
+    held = {(curve.path, curve.part): curve for curve in curves}
+    found = _read(connection, lake, [run_id], key, without={path for path, _ in held})
+    others = found.get(run_id)
+    if others is None:
         return _in_order([], by_step=True)
-    summarized = [_of_block(curve.points(), None) for curve in summary]
-    points = _in_order([*found[run_id], *summarized], by_step=True)
-    columns = (points.steps, points.timestamps, points.values)
-    return points.at(thinned(*columns, points_max, summarized=True))
+    for grade in itertools.count(1):
+        summarized = [_of_block(curve.block(), None) for curve in held.values()]
+        points = _in_order([*others, *summarized], by_step=True)
+        level = cut_level(points.steps, points.timestamps, points_max)
+        coarsest = max((curve.level for curve in held.values()), default=0)
+        if level > coarsest or not coarsest:
+            break
+        # The level is certain only as to the coarsest summaries, so only for them a file is read.
+        stored = curves_of(connection, [run_id], key, grade).get(run_id, [])
+        finer = {(curve.path, curve.part): curve for curve in stored}
+        paths = {
+            curve.path
+            for place, curve in held.items()
+            if curve.level == coarsest and place not in finer
+        }
+        held = {
+            place: finer.get(place, curve) if curve.level >= level else curve
+            for place, curve in held.items()
+            if curve.path not in paths
+        }
+        if paths:
+            if sum(curve.points for curve in curves) < WHOLE_POINTS:
+                return None
+            columns = read_history(lake, sorted(paths), [run_id], key, None)
+            others.append(_Part(columns["timestamp"], columns["step"], columns["value"]))
+    columns_of = (points.steps, points.timestamps, points.values)
+    return points.at(thinned(*columns_of, points_max, summarized=True))
 
 
 def run_points(connection: sa.Connection, lake: Path, run_id: str) -> Iterator[Block]:

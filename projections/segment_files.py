@@ -29,14 +29,12 @@ from projections.lake import (
 )
 from projections.point_columns import Gathered, Name, PointColumns, in_lake_order
 from projections.segments import Written, WrittenCurve
-from projections.thinning import curve_of
+from projections.thinning import CURVE_POINTS, curve_of
 
 PIECE_POINTS = 1_000_000
 """So many points are put in order in memory; what has more is written in pieces."""
 PIECE_NAMES = 100_000
 """So many names of runs and series are handled in memory; a piece with more is sorted by DuckDB."""
-CURVE_POINTS = 50_000
-"""A run's curve of a key with so many points in a segment has a summary, for charts."""
 PIECES = "pieces"
 _CUT_BY = ("run_id", "key", "step")
 _STEP_BUCKETS = 4_096
@@ -73,7 +71,7 @@ def write_points(
 
     def fill(path: Path) -> Content:
         _copy_columns(cursor, columns, path)
-        return columns.runs(), list(_curves(columns, CURVE_POINTS))
+        return columns.runs(), list(_curves(columns))
 
     return _segment(lake, experiment_id, generation, fill)
 
@@ -136,19 +134,22 @@ def _copy_named(cursor: DuckDB, query: str, path: Path) -> None:
         cursor.execute("RESET disabled_optimizers")
 
 
-def _curves(columns: PointColumns, points_min: int) -> Iterator[WrittenCurve]:
-    """The summaries of the curves that have so many points."""
-    for (run_id, key), start, end in columns.curves(points_min):
+def _curves(columns: PointColumns, *, of_parts: bool = False) -> Iterator[WrittenCurve]:
+    """The summaries of long curves; `of_parts`: of all, which are parts of a very long one."""
+    for (run_id, key), start, end in columns.curves(1 if of_parts else CURVE_POINTS):
         part = slice(start, end)
         steps, timestamps, values = (
             columns.steps[part],
             columns.timestamps[part],
             columns.values[part],
         )
-        at = curve_of(steps, timestamps, values)
-        index = np.zeros(len(at), np.uint32)
-        block = Block([Series(key)], index, steps[at], timestamps[at], values[at])
-        yield WrittenCurve(run_id, key, encode_block(block))
+        curve = curve_of(steps, timestamps, values, with_finest=of_parts)
+        summaries = []
+        for level, at in curve.summaries:
+            index = np.zeros(len(at), np.uint32)
+            block = Block([Series(key)], index, steps[at], timestamps[at], values[at])
+            summaries.append((level, encode_block(block)))
+        yield WrittenCurve(run_id, key, curve.points, summaries)
 
 
 @contextlib.contextmanager
@@ -339,7 +340,7 @@ class _Merge:
             names, found.pop("place"), found.pop("step"), found.pop("timestamp"), found.pop("value")
         )
         self._count(columns.runs())
-        self._curves.extend(_curves(columns, 1 if piece.is_part else CURVE_POINTS))
+        self._curves.extend(_curves(columns, of_parts=piece.is_part))
         return columns
 
     def _write_sorted(self, condition: str, path: Path) -> None:

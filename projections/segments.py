@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -50,12 +50,16 @@ segment_curves = sa.Table(
     metadata,
     sa.Column("run_id", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("grade", sa.Integer, primary_key=True),
     sa.Column("segment_id", sa.Text, primary_key=True, index=True),
     sa.Column("part", sa.Integer, primary_key=True),
+    sa.Column("points", sa.BigInteger, nullable=False),
+    sa.Column("level", sa.Integer, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
-"""The summaries of long curves (projections/thinning.py), from which a chart is drawn; one row a
-part, the parts of a segment's curve together being all of it. `data` is a block of points."""
+"""The summaries of long curves (projections/thinning.py), from which a chart is drawn; the parts of
+a segment's curve together are all of it. Grade 0 is the coarsest, which every part has. `points` is
+how many the part has at least, `level` what its summary is cut at, `data` a block of points."""
 
 retired_segments = sa.Table(
     "retired_segments",
@@ -76,12 +80,14 @@ _IDS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class WrittenCurve:
-    """The summary of a long curve, or of a part of it, that is in a segment."""
+    """The summaries of a long curve, or of a part of it, that is in a segment."""
 
     run_id: str
     key: str
-    data: bytes
-    """A block of points."""
+    points: int
+    """It has at least so many points."""
+    summaries: list[tuple[int, bytes]]
+    """The level and a block of points of each, the coarsest first (projections/thinning.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +133,14 @@ class StoredCurve:
 
     path: str
     """The segment that it is of."""
+    part: int
+    points: int
+    """The part has at least so many."""
+    level: int
+    """What the summary is cut at."""
     data: bytes
 
-    def points(self) -> Block:
+    def block(self) -> Block:
         """The points that it is made of."""
         return decode_block(self.data)
 
@@ -170,9 +181,19 @@ _PATHS = (
     .order_by(segment_runs.c.run_id, segment_runs.c.segment_id)
 )
 _CURVES = (
-    sa.select(segment_curves.c.run_id, segments.c.path, segment_curves.c.data)
+    sa.select(
+        segment_curves.c.run_id,
+        segments.c.path,
+        segment_curves.c.part,
+        segment_curves.c.points,
+        segment_curves.c.level,
+        segment_curves.c.data,
+    )
     .join(segments, segments.c.segment_id == segment_curves.c.segment_id)
-    .where(segment_curves.c.key == sa.bindparam("key", ""))
+    .where(
+        segment_curves.c.key == sa.bindparam("key", ""),
+        segment_curves.c.grade == sa.bindparam("grade", 0),
+    )
 )
 
 
@@ -185,13 +206,13 @@ def paths_of(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, lis
 
 
 def curves_of(
-    connection: sa.Connection, run_ids: Sequence[str], key: str
+    connection: sa.Connection, run_ids: Sequence[str], key: str, grade: int
 ) -> dict[str, list[StoredCurve]]:
-    """The summaries of a key's curves that there are, by run."""
+    """The summaries of this grade that there are of a key's curves, by run."""
     found: dict[str, list[StoredCurve]] = {}
-    rows = owned_rows(connection, _CURVES, segment_curves.c.run_id, run_ids, [key])
-    for run_id, path, data in rows:
-        found.setdefault(run_id, []).append(StoredCurve(path, data))
+    rows = owned_rows(connection, _CURVES, segment_curves.c.run_id, run_ids, [key, grade])
+    for run_id, *row in rows:
+        found.setdefault(run_id, []).append(StoredCurve(*row))
     return found
 
 
@@ -261,11 +282,26 @@ def add(connection: sa.Connection, experiment_id: str, written: Written) -> None
             for run_id, points in written.runs.items()
         ],
     )
+    rows = list(_curve_rows(written))
+    if rows:
+        connection.execute(sa.insert(segment_curves), rows)
+
+
+def _curve_rows(written: Written) -> Iterator[dict[str, object]]:
     parts: dict[tuple[str, str], int] = {}
     for curve in written.curves:
         part = parts[curve.run_id, curve.key] = parts.get((curve.run_id, curve.key), 0) + 1
-        row = {"part": part, "segment_id": written.segment_id, **asdict(curve)}
-        connection.execute(sa.insert(segment_curves), row)
+        for grade, (level, data) in enumerate(curve.summaries):
+            yield {
+                "run_id": curve.run_id,
+                "key": curve.key,
+                "grade": grade,
+                "segment_id": written.segment_id,
+                "part": part,
+                "points": curve.points,
+                "level": level,
+                "data": data,
+            }
 
 
 def remove(connection: sa.Connection, given: Iterable[Segment]) -> bool:

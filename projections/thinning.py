@@ -5,13 +5,16 @@ that a chart is the same before and after sealing, merging or a rebuild. The axi
 multiples of a power of two, of steps, or of milliseconds where there are hardly any steps; of each
 bucket the least and the greatest value stay. So the choice from the whole curve can also be made
 from a summary of each of its parts: the least and greatest of finer buckets (`curve_of`), which a
-segment has for its long curves.
+segment has for its long curves. The longer the whole, the coarser a part's summary may be, so that
+a chart of many parts takes hardly more than one of few.
 """
 
 from __future__ import annotations
 
 import sys
 from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +24,17 @@ from events.codec import Float64s, Int64s
 POINTS_MAX = 2_500
 """No chart has more points, so that no summary needs more buckets."""
 FLOAT_MAX = sys.float_info.max
-_PARTS_MAX = (POINTS_MAX - 2) // 2
-_BUCKETS_MAX = 2 * _PARTS_MAX
-"""A summary is cut finer than any choice from it by a level at least: were its buckets as wide as a
-choice's, or wider, those of half that width would be at most as many as this, and it had those."""
-_LEVEL_MAX = 64
+_BUCKETS = (39, 312, POINTS_MAX - 2)
+"""So many buckets have the summaries of a curve, coarsest first. The last is cut finer than any
+choice by a level at least: a choice is cut into half as many buckets, and a level has at most twice
+as many as the next. A chart needs the coarsest of a curve that is a small part of what it shows."""
+POINTS_A_BUCKET = 20
+"""A summary is kept of a curve that has so many points for each of its buckets; a shorter curve is
+read itself."""
+CURVE_POINTS = POINTS_A_BUCKET * _BUCKETS[0]
+"""A curve of a run and key with so many points in a segment has a summary at least."""
+_BY_STEP = 64
+_LEVEL_MAX = 128
 _LONG_BUCKET = 64
 """Buckets of so many points and more are looked at one by one: that costs less than to compare
 each point with its bucket's extreme."""
@@ -64,7 +73,7 @@ def thinned(
     if points_max == 3:
         return _with_farthest(values)
     parts = (points_max - 2) // 2
-    axis = _axis(steps, timestamps, parts)
+    axis = _Axis(steps, timestamps)
     level = axis.level(parts)
     edges = axis.edges(level)
     if level:
@@ -72,16 +81,61 @@ def thinned(
     return _ends_and_extremes(values, edges)
 
 
-def curve_of(steps: Int64s, timestamps: Int64s, values: Float64s) -> Places:
-    """The places of the points that summarize a long curve; it is in the lake's order."""
-    axis = _axis(steps, timestamps, _PARTS_MAX)
+def cut_level(steps: Int64s, timestamps: Int64s, points_max: int) -> int:
+    """The level at which the axis is cut to choose so many of these points, of which there are
+    more. Of summaries it is the level of all that they stand for where it is above theirs, and
+    otherwise at most that."""
+    return _Axis(steps, timestamps).level((points_max - 2) // 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """What stands for a long curve in charts."""
+
+    points: int
+    """It has at least so many points."""
+    summaries: list[tuple[int, Places]]
+    """The coarsest first: the level whose buckets have their extremes among the points at these
+    places. A choice that is cut above that level is the same from them as from the curve."""
+
+
+def curve_of(
+    steps: Int64s, timestamps: Int64s, values: Float64s, *, with_finest: bool = False
+) -> Curve:
+    """A curve, which is in the lake's order, and has CURVE_POINTS at least.
+
+    It has the summaries that are much shorter than the curve; `with_finest`: also the one that
+    every choice can be made from.
+    """
     kept = kept_values(values)
-    places = _ends_and_extremes(kept, axis.edges(axis.level(_BUCKETS_MAX)))
-    # Points of one step and time are ordered by value in another way in the lake than in histories.
-    first = np.flatnonzero((steps == steps[0]) & (timestamps == timestamps[0]))
-    last = np.flatnonzero((steps == steps[-1]) & (timestamps == timestamps[-1]))
-    ends = [_by_value(kept, first)[0], _by_value(kept, last)[-1]]
-    return np.unique(np.concatenate((places, ends)))
+    axis = _Axis(steps, timestamps)
+    points = axis.buckets(0)
+    ends = _ends(steps, timestamps, kept)
+    places = np.arange(len(kept))
+    level = 0
+    summaries = []
+    for grade in reversed(range(len(_BUCKETS))):
+        wanted = _BUCKETS[grade]
+        finest = grade == len(_BUCKETS) - 1
+        if len(kept) < POINTS_A_BUCKET * wanted and not (finest and with_finest):
+            continue
+        # A coarser summary is made from the one before, which knows nothing below its level.
+        level = max(level, axis.level(wanted))
+        inner = places[_ends_and_extremes(kept[places], axis.edges(level))]
+        places = _distinct(np.concatenate((inner, ends)))
+        summaries.append((level, places))
+        axis = _Axis(steps[places], timestamps[places])
+    return Curve(points, summaries[::-1])
+
+
+def _ends(steps: Int64s, timestamps: Int64s, kept: Float64s) -> Places:
+    """The first and the last in the order of a history, in which points of one step and time are
+    ordered by value in another way than in the lake."""
+    behind = int(np.argmax((steps != steps[0]) | (timestamps != timestamps[0]))) or len(kept)
+    others = (steps[::-1] != steps[-1]) | (timestamps[::-1] != timestamps[-1])
+    before = len(kept) - (int(np.argmax(others)) or len(kept))
+    first, last = np.arange(behind), np.arange(before, len(kept))
+    return np.array([_by_value(kept, first)[0], _by_value(kept, last)[-1]])
 
 
 def _by_value(values: Float64s, places: Places) -> Places:
@@ -98,21 +152,27 @@ def _with_farthest(values: Float64s) -> Places:
 
 
 class _Axis:
-    """What the buckets of points in order are cut by: steps, or time within each step. A level is
-    the power of two that is the width of a bucket."""
+    """What the buckets of points in order are cut by. Levels go from time, within each step, to
+    steps: up to _BY_STEP a level is the power of two that is the width of a bucket in ms, from
+    there on in steps. Each bucket of a level lies within one of the next."""
 
-    def __init__(self, column: Int64s, always: npt.NDArray[np.bool_] | None = None) -> None:
-        """`always`: between which neighbours there is an edge at every level."""
-        self._changed = (column[1:] ^ column[:-1]).view(np.uint64)
-        self._always = always
+    def __init__(self, steps: Int64s, timestamps: Int64s) -> None:
+        self._steps = (steps[1:] ^ steps[:-1]).view(np.uint64)
+        self._timestamps = timestamps
+
+    @cached_property
+    def _times(self) -> npt.NDArray[np.uint64]:
+        """In which bits neighbours differ: of different steps in all, of the same in time."""
+        times = (self._timestamps[1:] ^ self._timestamps[:-1]).view(np.uint64)
+        return np.where(self._steps != 0, np.uint64(2**64 - 1), times)
 
     def _cuts(self, level: int) -> npt.NDArray[np.bool_]:
         """Whether there is an edge between two neighbours: they differ in a bit from there on."""
-        if level >= _LEVEL_MAX:
-            cuts = np.zeros(len(self._changed), np.bool_)
-        else:
-            cuts = self._changed >= np.uint64(1 << level)
-        return cuts if self._always is None else cuts | self._always
+        if level < _BY_STEP:
+            return self._times >= np.uint64(1 << level)
+        if level < _LEVEL_MAX:
+            return self._steps >= np.uint64(1 << (level - _BY_STEP))
+        return np.zeros(len(self._steps), np.bool_)
 
     def buckets(self, level: int) -> int:
         """How many buckets have points."""
@@ -120,21 +180,24 @@ class _Axis:
 
     def level(self, buckets_max: int) -> int:
         """The finest level that has no more buckets than this."""
-        return bisect_left(
-            range(_LEVEL_MAX), True, key=lambda level: self.buckets(level) <= buckets_max
-        )
+        if len(self._steps) < buckets_max:
+            return 0
+        if self.buckets(_BY_STEP) > buckets_max:
+            return _BY_STEP + _bits(self._steps, buckets_max)
+        return _bits(self._times, buckets_max)
 
     def edges(self, level: int) -> Places:
         """Where the buckets begin."""
         return np.append(0, 1 + np.flatnonzero(self._cuts(level)))
 
 
-def _axis(steps: Int64s, timestamps: Int64s, parts: int) -> _Axis:
-    """Steps, unless there are so few that each can have a bucket of its own."""
-    by_step = _Axis(steps)
-    if by_step.buckets(0) > parts:
-        return by_step
-    return _Axis(timestamps, steps[1:] != steps[:-1])
+def _bits(changed: npt.NDArray[np.uint64], count: int) -> int:
+    """How many bits must not count for fewer of these than `count` to have others."""
+    return bisect_left(
+        range(_BY_STEP),
+        True,
+        key=lambda bits: int(np.count_nonzero(changed >= np.uint64(1 << bits))) < count,
+    )
 
 
 def _cut_widest(values: Float64s, edges: Places, finer: Places, more: int) -> Places:
@@ -160,7 +223,13 @@ def _ends_and_extremes(values: Float64s, edges: Places) -> Places:
     else:
         smallest = _first_places(low, edges, np.minimum)
         greatest = _first_places(high, edges, np.maximum)
-    return np.unique(np.concatenate(([0], smallest, greatest, [len(values) - 1])))
+    return _distinct(np.concatenate(([0], smallest, greatest, [len(values) - 1])))
+
+
+def _distinct(places: Places) -> Places:
+    """In order and each once, as np.unique has them at several times the cost."""
+    places.sort()
+    return places[np.append(True, places[1:] != places[:-1])]
 
 
 def _first_places(values: Float64s, edges: Places, best: np.ufunc) -> Places:

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import projections.history
 import projections.segment_files
 import projections.thinning
 from events.codec import Float64s, Int64s
-from projections.history import sampled
+from projections.history import Points, sampled
 from projections.segments import segment_curves
-from projections.thinning import curve_of, kept_values, thinned
+from projections.thinning import curve_of, cut_level, kept_values, thinned
 from tests.lake_cases import Answered, LakeCase, Point, answered
+from workers.sealer import SealerSettings
 
 POINTS_MAX = 10
 VALUES = st.sampled_from(
@@ -38,10 +40,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
-    parts = (POINTS_MAX - 2) // 2
-    patch.setattr(projections.thinning, "_PARTS_MAX", parts)
-    patch.setattr(projections.thinning, "_BUCKETS_MAX", 2 * parts)
-    patch.setattr(projections.segment_files, "CURVE_POINTS", 12)
+    patch.setattr(projections.thinning, "_BUCKETS", (2, 4, POINTS_MAX - 2))
+    patch.setattr(projections.thinning, "POINTS_A_BUCKET", 3)
+    patch.setattr(projections.segment_files, "CURVE_POINTS", 6)
+    patch.setattr(projections.history, "SUMMARIZED_FROM", 1)
+    patch.setattr(projections.history, "WHOLE_POINTS", 30)
     patch.setattr(projections.segment_files, "PIECE_POINTS", 20)
 
 
@@ -66,17 +69,28 @@ def unique(points: list[Found]) -> set[Found]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(POINTS | TIMED, st.integers(4, POINTS_MAX), st.lists(st.integers(0, 4), min_size=120))
-@example([(0, 0, math.nan), (0, 0, 1.0), *((n, n, 0.5) for n in range(1, 20))], 8, [4] * 120)
-@example([*((n, n, 0.5) for n in range(20)), (30, 1, -1.0), (30, 1, math.nan)], 8, [4] * 120)
+@given(
+    POINTS | TIMED,
+    st.integers(4, POINTS_MAX),
+    st.lists(st.integers(0, 4), min_size=120),
+    st.lists(st.integers(0, 2), min_size=5, max_size=5),
+)
+@example(
+    [(0, 0, math.nan), (0, 0, 1.0), *((n, n, 0.5) for n in range(1, 20))], 8, [4] * 120, [2] * 5
+)
+@example(
+    [*((n, n, 0.5) for n in range(20)), (30, 1, -1.0), (30, 1, math.nan)], 8, [4] * 120, [2] * 5
+)
 def test_the_choice_from_summaries_is_the_choice_from_all(
-    points: list[Found], limit: int, parts: list[int]
+    points: list[Found], limit: int, parts: list[int], grades: list[int]
 ) -> None:
-    """Whatever part of the points is in which summary, or in none; some are in two."""
+    """Whatever part of the points is in which summary, or in none; some are in two. It is the same
+    where it is cut above the coarsest of them, which it is above the finest that a curve has."""
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
         whole = columns(unique_by_text(points))
         candidates: list[Found] = []
+        coarsest = 0
         for part in range(5):
             chosen = [p for p, of in zip(points, parts, strict=False) if part in (of, of - 2)]
             if part == 0 or len(chosen) < 2:
@@ -86,7 +100,10 @@ def test_the_choice_from_summaries_is_the_choice_from_all(
             # In the lake NaN is behind all values of its step and time.
             order = np.lexsort((values, times, steps))
             steps, times, values = steps[order], times[order], values[order]
-            at = curve_of(steps, times, values)
+            curve = curve_of(steps, times, values, with_finest=True)
+            level, at = curve.summaries[min(grades[part], len(curve.summaries) - 1)]
+            assert curve.points <= len(unique_by_text(chosen))
+            coarsest = max(coarsest, level)
             candidates += zip(
                 steps[at].tolist(), times[at].tolist(), values[at].tolist(), strict=True
             )
@@ -96,7 +113,12 @@ def test_the_choice_from_summaries_is_the_choice_from_all(
         if len(whole[0]) > limit:
             places = thinned(*given_points, limit, summarized=True)
             found = [column[places].tolist() for column in given_points]
-            assert repr(found) == repr(expected)
+            level = cut_level(*given_points[:2], limit)
+            assert min(level, coarsest) <= cut_level(*whole[:2], limit)
+            if level > coarsest or not coarsest:
+                assert repr(found) == repr(expected)
+            else:
+                assert grades != [2] * 5
         assert len(expected[0]) <= limit
 
 
@@ -160,4 +182,47 @@ def test_a_long_curve_is_read_from_its_summary(tmp_path: Path) -> None:
     with case.views.read() as connection:
         assert connection.execute(segment_curves.select()).all() == []
     assert chart(case, 10) == []
+    case.close()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("seed", range(20))
+def test_a_chart_of_many_parts_is_the_chart_of_the_whole(tmp_path: Path, seed: int) -> None:
+    """Of segments of many sizes, with repetitions, and blocks: read from the summaries that will
+    do, from finer ones or from the files."""
+    random = np.random.default_rng(seed)
+    case = LakeCase(tmp_path, SealerSettings(merge_segments=100))
+    case.create_run("a")
+    logged: list[Found] = []
+    for part in range(int(random.integers(1, 7))):
+        first = len(logged) if random.random() < 0.8 else int(random.integers(0, 60))
+        count, stride = int(random.integers(2, 50)), int(random.choice([1, 1, 9, 1_000]))
+        steps = first + stride * np.arange(count)
+        if seed % 4 == 0:
+            steps //= 40
+        if part and random.random() < 0.3:
+            batch = logged[-int(random.integers(6, 12)) :]
+        else:
+            values = random.choice([0.0, 1.0, -1.0, math.nan, 0.5, 7.0], len(steps))
+            batch = list(zip(steps.tolist(), range(len(steps)), values.tolist(), strict=True))
+        case.log_points("a", [("loss", *point) for point in batch])
+        logged += batch
+        if random.random() < 0.8:
+            case.sealer.seal_all()
+    whole = columns(unique_by_text(logged))
+    for limit in range(4, POINTS_MAX + 1):
+        at = thinned(*whole, limit)
+        assert chart(case, limit) == answered(Points(whole[1], whole[0], whole[2]).at(at))
+    case.close()
+
+
+@pytest.mark.usefixtures("small")
+def test_points_that_are_repeated_are_no_more_points(tmp_path: Path) -> None:
+    """Eight points that were sent and sealed four times are eight points of a chart of nine."""
+    case = LakeCase(tmp_path, SealerSettings(merge_segments=100))
+    case.create_run("a")
+    for _ in range(4):
+        case.log_points("a", [("loss", step, step, float(step % 2)) for step in range(8)])
+        case.sealer.seal_all()
+    assert [step for _, step, _, _ in chart(case, 9)] == list(range(8))
     case.close()
