@@ -229,7 +229,8 @@ def _ends_and_extremes(values: Float64s, edges: Places) -> Places:
 def _distinct(places: Places) -> Places:
     """In order and each once, as np.unique has them at several times the cost."""
     places.sort()
-    return places[np.append(True, places[1:] != places[:-1])]
+    distinct: Places = places[np.append(True, places[1:] != places[:-1])]
+    return distinct
 
 
 def _first_places(values: Float64s, edges: Places, best: np.ufunc) -> Places:
