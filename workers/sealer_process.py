@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -82,5 +83,6 @@ def _seal(settings: Settings, stores: Stores, stop: threading.Event) -> None:
 
 
 def _be_nice() -> None:
-    """Lets every other thread have the processor before this one; on Linux each has its own."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    """Lets every other thread have the processor first. Only Linux has a niceness for a thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
