@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.processes import descendants, of_role
@@ -106,8 +107,12 @@ def test_what_is_sealed_leaves_the_processor_to_others(
     while b'"sealed"' not in server.output.read_bytes():
         assert time.monotonic() < deadline, server.tail()
         time.sleep(0.1)
-    found = {}
+    found = []
     for task in Path(f"/proc/{of_role(server, 'sealer')}/task").iterdir():
-        _, numbers = (task / "stat").read_text().rsplit(")", 1)
-        found[task.name] = int(numbers.split()[16])
-    assert [niceness for niceness in found.values() if niceness] == [NICENESS], found
+        with suppress(FileNotFoundError, ProcessLookupError):  # It may have ended.
+            _, numbers = (task / "stat").read_text().rsplit(")", 1)
+            found.append(int(numbers.split()[16]))
+    # Not nice are the main thread, the lifeline's, the sealer's and the exporter's; of the others
+    # there may be several, for DuckDB starts some of its own.
+    assert set(found) == {0, NICENESS}
+    assert found.count(0) >= 4
