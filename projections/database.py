@@ -55,6 +55,11 @@ class Views(Protocol):
         """Where they are, for messages."""
 
     @property
+    def address(self) -> str:
+        """What opens them in another process, which `workers.stores.made_views` does for ones that
+        are being made. It may hold a password."""
+
+    @property
     def fingerprint(self) -> str:
         """What they must have been made with to be used."""
 

@@ -17,13 +17,14 @@ from events.event import NewEvent
 from events.metrics import POINTS_LOGGED
 from events.runs import RUN_BATCH_LOGGED, RUN_DELETED, Param, RunBatchLogged, RunDeleted
 from projections.catalog import VIEWS
-from projections.database import PROJECTOR
+from projections.database import PROJECTOR, Views
 from projections.metrics import blocks
 from projections.purges import Choice
 from projections.replacement import NAMES
 from projections.segments import segments
 from projections.sqlite_views import SqliteViews
 from tests.homes import Home, content, open_home
+from workers.build_sealer import BuildSealer
 from workers.gc import run_gc
 from workers.maintenance import MaintenanceError, maintenance_lock
 from workers.projector import Projector
@@ -138,17 +139,20 @@ def test_many_batches_and_segments_give_the_same(
     monkeypatch.setattr(workers.maintenance, "BETWEEN_STEPS", 1)
     monkeypatch.setattr(workers.maintenance, "STEP_EVENTS", {"journal": 7, "points": 5})
     sealed: list[int] = []
-    real = Sealer.round
 
-    def watched(sealer: Sealer, *, whole_batches: bool = False) -> bool:
-        worked = real(sealer, whole_batches=whole_batches)
-        with sealer._views.read() as connection:
-            least = connection.execute(sa.select(sa.func.min(segments.c.points))).scalar()
-        if whole_batches and least is not None:
-            sealed.append(least)
-        return worked
+    class Watched(BuildSealer):
+        def __init__(self, made: Views, *rest: Any) -> None:
+            super().__init__(made, *rest)
+            self.made = made
 
-    monkeypatch.setattr(Sealer, "round", watched)
+        def seal_batches(self) -> None:
+            super().seal_batches()
+            self._wait()
+            with self.made.read() as connection:
+                points = connection.execute(sa.select(segments.c.points)).scalars()
+                sealed.extend(points)
+
+    monkeypatch.setattr(workers.rebuild, "BuildSealer", Watched)
     rebuild(home)
     after = home.content()
     assert {name for name in before if after[name] != before[name]} == set()

@@ -22,8 +22,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 WORKERS: dict[str, tuple[str, str]] = {
     "projector": ("workers.projector_process", "projector_command"),
     "sealer": ("workers.sealer_process", "sealer_command"),
+    "build-sealer": ("workers.build_sealer", "build_sealer_command"),
 }
-"""The processes that `runfold server` starts beside the API."""
+"""The processes that `runfold server` starts beside the API, and that `rebuild` and `verify` do."""
 
 COLLECT_EVERY = 20_000
 """New containers after which the garbage collector looks for cycles among them."""

@@ -103,8 +103,8 @@ def fold_up_to(
 ) -> None:
     """Folds views that nobody else folds up to these positions and no further, the journal first.
 
-    `between` is called now and then, to keep what piles up small. Raises MaintenanceError where an
-    event can't be folded.
+    `between` is called before points are folded, and now and then meanwhile, to keep what piles up
+    small. Raises MaintenanceError where an event can't be folded.
     """
     progress = Progress(label, _missing(targets, views), "events")
     projector = Projector(log, views)
@@ -112,6 +112,11 @@ def fold_up_to(
     for partition in (one for one in log.partitions() if one in targets):
         target = targets[partition]
         while (missing := target - views.checkpoints()[partition].position) > 0:
+            # What the journal brings of points is little; it can wait for the other lane's.
+            if partition.lane == "points":
+                if steps % BETWEEN_STEPS == 0:
+                    between()
+                steps += 1
             limit = min(missing, STEP_EVENTS[partition.lane])
             count = projector.step(partition, limit, target)
             if count == 0:
@@ -121,10 +126,6 @@ def fold_up_to(
                     break
                 raise MaintenanceError(f"the log ends before {partition} {target}")
             progress.add(count)
-            steps += 1
-            # What the journal brings of points is little; it can wait for the other lane's.
-            if partition.lane == "points" and steps % BETWEEN_STEPS == 0:
-                between()
     progress.finish()
 
 

@@ -17,6 +17,7 @@ from events.log import Log, LogError
 from events.settings import SettingError
 from projections.database import PROJECTOR, AlreadyRunning, Views
 from projections.replacement import NAMES, NotReplaced, lanes_of, replace_view
+from workers.build_sealer import BuildSealer
 from workers.logs import configure_logs
 from workers.maintenance import (
     LOG_LEVEL,
@@ -28,9 +29,9 @@ from workers.maintenance import (
     publish,
 )
 from workers.options import settings_from, storage_options
-from workers.sealer import Sealer, SealerSettings
+from workers.sealer import SealerSettings
 
-SEALING = SealerSettings(batch_points=2_000_000, batch_blocks=20_000, merge_segments=8)
+SEALING = SealerSettings(batch_points=1_000_000, batch_blocks=20_000, merge_segments=16)
 """Everything is sealed at once: in segments that need one merge, not three, to become full."""
 Echo = Callable[[str], None]
 
@@ -44,7 +45,7 @@ def run_rebuild(
     """
     with maintenance_lock(live), live.making() as made:
         # The lock of its files is held until they belong to the live views.
-        sealer = Sealer(made, lake, SEALING, building=True)
+        sealer = BuildSealer(made, log, lake, SEALING)
         try:
             if view is None:
                 _rebuild_all(log, made, live, sealer)
@@ -55,17 +56,11 @@ def run_rebuild(
     echo(f"Rebuilt {view or 'all views'}.")
 
 
-def build(log: Log, made: Views, sealer: Sealer, targets: Mapping[Partition, int]) -> None:
-    """Folds the log into views beside the live ones, and seals their points along the way, so
+def build(log: Log, made: Views, sealer: BuildSealer, targets: Mapping[Partition, int]) -> None:
+    """Folds the log into views beside the live ones, and has their points sealed along the way, so
     that the file stays small."""
-
-    def seal_batches() -> None:
-        while sealer.round(whole_batches=True):
-            continue
-
-    fold_up_to(log, made, targets, "rebuilding", seal_batches)
-    while sealer.round():
-        continue
+    fold_up_to(log, made, targets, "rebuilding", sealer.seal_batches)
+    sealer.seal_all()
 
 
 def _is_there(live: Views) -> bool:
@@ -76,7 +71,7 @@ def _is_there(live: Views) -> bool:
     return True
 
 
-def _rebuild_all(log: Log, made: Views, live: Views, sealer: Sealer) -> None:
+def _rebuild_all(log: Log, made: Views, live: Views, sealer: BuildSealer) -> None:
     build(log, made, sealer, log.heads())
     made.add_search_indexes()
     if _is_there(live):
@@ -92,7 +87,7 @@ def _rebuild_all(log: Log, made: Views, live: Views, sealer: Sealer) -> None:
         ) from error
 
 
-def _rebuild_one(log: Log, made: Views, live: Views, sealer: Sealer, view: str) -> None:
+def _rebuild_one(log: Log, made: Views, live: Views, sealer: BuildSealer, view: str) -> None:
     if not _is_there(live):
         raise MaintenanceError(
             "there are no views of this version yet, of which one could be rebuilt: "

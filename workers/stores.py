@@ -57,3 +57,8 @@ def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
     finally:
         views.close()
         log.close()
+
+
+def made_views(address: str, log_id: str) -> Views:
+    """Views that another process is making; see `Views.address`."""
+    return SqliteViews(Path(address), log_id, being_made=True)

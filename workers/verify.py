@@ -19,6 +19,7 @@ from projections.database import Views
 from projections.folding import read_checkpoint
 from projections.lake import generation_lock, remove_file
 from projections.segments import generation_of, known_paths
+from workers.build_sealer import BuildSealer
 from workers.logs import configure_logs
 from workers.maintenance import (
     LOG_LEVEL,
@@ -31,7 +32,7 @@ from workers.maintenance import (
 from workers.options import settings_from, storage_options
 from workers.progress import Progress
 from workers.rebuild import build
-from workers.sealer import Sealer, SealerSettings
+from workers.sealer import SealerSettings
 
 SEALING = SealerSettings(batch_points=1_000_000, merge_segments=1 << 60)
 """Files that are read once and deleted are not worth merging."""
@@ -50,7 +51,7 @@ def run_verify(log: Log, live: Views, lake: Path, *, echo: Echo = click.echo) ->
         except TemporarilyUnavailable as error:
             raise MaintenanceError(f"there are no views to verify: {error.message}") from error
         made = scratch.enter_context(live.making())
-        sealer = Sealer(made, lake, SEALING, building=True)
+        sealer = BuildSealer(made, log, lake, SEALING)
         try:
             for _ in range(2):
                 # The second time for what came during the first, so that little is left to fold
