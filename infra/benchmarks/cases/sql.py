@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import nanoarrow
 import numpy as np
@@ -104,18 +105,26 @@ def _stream(bench: Bench, name: str, rows: int, row: str | None = "sql-arrow") -
 
 def wrong_stream(answer: bytes, points: Points) -> Iterator[str]:
     """Compares every point of an Arrow stream with what was logged, by key and step."""
+    places = {key: place for place, key in enumerate(points.keys)}
+    keys, steps, values = [], [], []
     stream = nanoarrow.ArrayStream.from_readable(answer)
-    names, columns = stream.to_columns_pysequence()
-    column = dict(zip(names, columns, strict=True))
-    steps, values = np.array(column["step"]), np.array(column["value"])
-    keys = np.array([points.keys.index(key) for key in column["key"]])
-    order = np.lexsort((keys, steps))
-    if (
-        len(values) != len(points)
-        or not np.array_equal(steps[order], points.steps)
-        or not np.array_equal(values[order], points.values)
+    names = [field.name for field in stream.schema.fields]
+    for chunk in stream.iter_chunks():
+        column = {name: chunk.child(names.index(name)) for name in ("key", "step", "value")}
+        keys.append(np.array([places[key] for key in column["key"].to_pylist()]))
+        steps.append(_numbers(column["step"]))
+        values.append(_numbers(column["value"]))
+    found = [np.concatenate(parts) if parts else np.empty(0) for parts in (keys, steps, values)]
+    order = np.lexsort((found[0], found[1]))
+    if not np.array_equal(found[1][order], points.steps) or not np.array_equal(
+        found[2][order], points.values
     ):
-        yield f"{len(values):,} points came of {len(points):,}, or others"
+        yield f"{len(order):,} points came of {len(points):,}, or others"
+
+
+def _numbers(column: Any) -> Any:
+    """A column of numbers without nulls, as numpy has it: its buffer, not its objects."""
+    return np.asarray(column.buffer(1))[column.offset : column.offset + len(column)]
 
 
 def _beside(bench: Bench, name: str) -> None:
