@@ -5,6 +5,7 @@ They are made in a file beside the live ones, which answer until the new take th
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from projections.replacement import NAMES, NotReplaced, lanes_of, replace_view
 from workers.build_sealer import BuildSealer
 from workers.logs import configure_logs
 from workers.maintenance import (
+    COLLECT_EVERY,
     LOG_LEVEL,
     MaintenanceError,
     existing_stores,
@@ -111,6 +113,7 @@ def rebuild_command(view: str | None, **options: Any) -> None:
     and without it.
     """
     configure_logs(LOG_LEVEL, "rebuild")
+    gc.set_threshold(COLLECT_EVERY, 20, 50)
     try:
         with existing_stores(settings_from(options)) as stores:
             run_rebuild(stores.log, stores.views, stores.settings.lake_path, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from projections.segments import generation_of, known_paths
 from workers.build_sealer import BuildSealer
 from workers.logs import configure_logs
 from workers.maintenance import (
+    COLLECT_EVERY,
     LOG_LEVEL,
     MaintenanceError,
     existing_stores,
@@ -122,6 +124,7 @@ def verify_command(**options: Any) -> None:
     Works while the server runs, and without it. Ends with 1 where anything differs.
     """
     configure_logs(LOG_LEVEL, "verify")
+    gc.set_threshold(COLLECT_EVERY, 20, 50)
     try:
         with existing_stores(settings_from(options)) as stores:
             equal = run_verify(stores.log, stores.views, stores.settings.lake_path)
