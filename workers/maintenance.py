@@ -19,8 +19,8 @@ from workers.stores import Stores, opened_stores
 LOG_LEVEL = "warning"
 """What the projector and sealer log besides would be in the way of what a command says."""
 COLLECT_EVERY = 100_000
-"""New containers after which the garbage collector looks for cycles. A batch of events makes about as
-many, and they go without it."""
+"""New containers after which the garbage collector looks for cycles. A batch of events makes about
+as many, and they go without it."""
 POLL_S = 0.05
 GRACE_S = 1.0
 """A process that was opening the old file when it was replaced is through with that by then."""
