@@ -8,7 +8,7 @@ rebuild begins them afresh.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ from events.logged_models import LOGGED_MODEL_PURGED
 from events.runs import RUN_PURGED
 from projections.schema import metadata
 from projections.state import State
+from projections.statements import marking
 from projections.view import EntityView
 
 KINDS = {
@@ -128,13 +129,6 @@ CHANGE_TABLES = (
     export_state,
 )
 
-_MARK = (
-    "INSERT INTO {table} ({key}, kinds, changes) VALUES (?, ?, 1)"
-    " ON CONFLICT ({key}) DO UPDATE SET kinds = kinds | excluded.kinds, changes = changes + 1"
-)
-_MARK_RUN = _MARK.format(table="changed_runs", key="run_id")
-_MARK_EXPERIMENT = _MARK.format(table="changed_experiments", key="experiment_id")
-
 _RUN_TABLES = {
     "runs": KINDS["runs"],
     "params": KINDS["params"],
@@ -148,14 +142,20 @@ _MODEL_TABLES = ("logged_models", "logged_model_params", "logged_model_tags")
 _EXPERIMENT_TABLES = ("experiments", "experiment_tags")
 
 
+def _mark(state: State, table: sa.Table, changed: Mapping[str, int]) -> None:
+    """Marks runs or experiments with what changed of each."""
+    rows = [(one, kinds, 1) for one, kinds in changed.items()]
+    state.insert_many(marking(state.dialect, table, "kinds", "changes"), rows)
+
+
 def fold_run_purged(state: State, event: Event, _data: Any) -> None:
     """Its files are due, those of its events too. Another run may have said first now what a
     dataset is that they share. A mark too many, where the purge is rejected, costs a file."""
-    state.write_many(_MARK_RUN, [(event.subject, ALL_KINDS)])
+    _mark(state, changed_runs, {event.subject: ALL_KINDS})
     row = state.rows("runs").get(event.subject)
     if row is not None:
         kinds = KINDS["datasets"] | KINDS["events"]
-        state.write_many(_MARK_EXPERIMENT, [(row["experiment_id"], kinds)])
+        _mark(state, changed_experiments, {row["experiment_id"]: kinds})
 
 
 def fold_model_purged(state: State, event: Event, _data: Any) -> None:
@@ -163,12 +163,12 @@ def fold_model_purged(state: State, event: Event, _data: Any) -> None:
     row = state.rows("logged_models").get(event.subject)
     if row is not None:
         kinds = KINDS["logged_models"] | KINDS["events"]
-        state.write_many(_MARK_EXPERIMENT, [(row["experiment_id"], kinds)])
+        _mark(state, changed_experiments, {row["experiment_id"]: kinds})
 
 
 def fold_experiment_changed(state: State, event: Event, _data: Any) -> None:
     """The stage of all its runs may have changed, by a statement that names none of them."""
-    state.write_many(_MARK_EXPERIMENT, [(event.subject, ALL_KINDS)])
+    _mark(state, changed_experiments, {event.subject: ALL_KINDS})
 
 
 def finish(state: State) -> None:
@@ -177,16 +177,14 @@ def finish(state: State) -> None:
     for table, kind in _RUN_TABLES.items():
         for key in state.touched(table):
             runs[key[0]] = runs.get(key[0], 0) | kind
-    if runs:
-        state.write_many(_MARK_RUN, list(runs.items()))
+    _mark(state, changed_runs, runs)
     experiments = dict(_experiments_touched(state))
     for model_id in _first_keys(state, _MODEL_TABLES):
         row = state.rows("logged_models").get(model_id)
         if row is not None:
             one = row["experiment_id"]
             experiments[one] = experiments.get(one, 0) | KINDS["logged_models"]
-    if experiments:
-        state.write_many(_MARK_EXPERIMENT, list(experiments.items()))
+    _mark(state, changed_experiments, experiments)
 
 
 def _experiments_touched(state: State) -> Iterable[tuple[str, int]]:

@@ -286,7 +286,8 @@ def _metric_rows(
         repeat(run_id),
         repeat(series.dataset_name or ""),
         repeat(series.dataset_digest or ""),
-        np.where(is_nan, 0.0, block.values[of_series]).tolist(),
+        # Of -0.0 and 0.0, equal to all, one is stored.
+        np.where(is_nan, 0.0, block.values[of_series] + 0.0).tolist(),
         is_nan.tolist(),
         strict=False,  # what is repeated has no end
     )

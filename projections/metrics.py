@@ -15,6 +15,7 @@ from events.metrics import POINTS_LOGGED, Point, encode_points
 from events.runs import RUN_BATCH_LOGGED, RUN_PURGED, RunBatchLogged
 from projections.schema import FOR_SEARCH, metadata
 from projections.state import State
+from projections.statements import inserting, keeping_greatest
 from projections.view import EntityView
 
 KEEP_BLOCK_FROM_POINTS = 256
@@ -55,22 +56,13 @@ SMALL_BLOCKS_MAX = 16
 _COLLECTED = "points"
 _FEW = "points of the journal"
 
+_BLOCK_NAMES = ("run_id", "points", "data")
 BlockRow = tuple[str, int, bytes]
 """A run's id, how many points, and the block that has them."""
 LatestOfRun = dict[str, tuple[int, int, float, bool]]
 """The greatest (step, timestamp, value, is_nan) of each key."""
 
-_MOVE = """
-INSERT INTO latest_metrics (run_id, key, step, timestamp, value, is_nan)
-VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (run_id, key) DO UPDATE SET
-    step = excluded.step, timestamp = excluded.timestamp,
-    value = excluded.value, is_nan = excluded.is_nan
-WHERE (excluded.step, excluded.timestamp, excluded.value, excluded.is_nan)
-    > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value, latest_metrics.is_nan)
-"""
-"""Makes a point its key's latest where it is greater than the one that is stored, which nobody
-needs to read for that."""
+_COMPARED = ("step", "timestamp", "value", "is_nan")
 
 
 def fold_batch_logged(state: State, event: Event, data: RunBatchLogged) -> None:
@@ -98,12 +90,13 @@ def finish(state: State) -> None:
     rows = [*_few_points(state, latest), *_many_points(state, latest)]
     if not rows:
         return
-    state.insert_many(_insert_block(state.connection.dialect), rows)
+    state.insert_many(inserting(state.dialect, blocks, _BLOCK_NAMES), rows)
     _join_small_blocks(state, {row[0] for row in rows if row[1] < KEEP_BLOCK_FROM_POINTS})
     moved = [
         (run_id, key, *greatest) for run_id, of in latest.items() for key, greatest in of.items()
     ]
-    state.rows(latest_metrics).write(moved, _MOVE)
+    moving = keeping_greatest(state.dialect, latest_metrics, _COMPARED)
+    state.rows(latest_metrics).write(moved, moving)
 
 
 def _few_points(state: State, latest: dict[str, LatestOfRun]) -> list[BlockRow]:
@@ -134,12 +127,6 @@ def _many_points(state: State, latest: dict[str, LatestOfRun]) -> list[BlockRow]
         _move_latest(of_run, join_blocks([block for block, _ in given]))
         stored.extend(_block_rows(run_id, given))
     return stored
-
-
-@lru_cache(maxsize=4)
-def _insert_block(dialect: sa.Dialect) -> str:
-    names = ["run_id", "points", "data"]
-    return str(sa.insert(blocks).compile(dialect=dialect, column_keys=names))
 
 
 @lru_cache(maxsize=16)

@@ -7,24 +7,20 @@ statement a table, in the transaction that also moves the checkpoint.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
 from projections.schema import metadata
+from projections.statements import Insertion, native, upserting
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 _MISSING: Any = object()
-ROWS_A_STATEMENT = 64
-"""Every step of a statement costs more than a row does: an insertion writes so many a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +37,20 @@ class _Layout:
     any: str
     one: str
     group: str
-    upsert: str
+    upsert: Insertion
     remove: str
 
 
 @lru_cache(maxsize=256)
-def _layout(table: sa.Table) -> _Layout:
+def _layout(table: sa.Table, dialect: str) -> _Layout:
     names = [column.name for column in table.columns]
     keys = [column.name for column in table.primary_key.columns]
-    rest = [name for name in names if name not in keys]
 
-    def text(statement: Any) -> str:
-        compiled = statement.compile(
-            dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}
-        )
-        return str(compiled)
+    def text(statement: str) -> str:
+        return native(dialect, statement)
 
-    by_key = sa.and_(*(table.c[name] == sa.bindparam(f"key_{name}") for name in keys))
-    insert = sqlite.insert(table)
-    if rest:
-        changes = {name: insert.excluded[name] for name in rest}
-        upsert = text(insert.on_conflict_do_update(index_elements=keys, set_=changes))
-    else:
-        upsert = text(insert.on_conflict_do_nothing(index_elements=keys))
+    selected = f"SELECT {', '.join(map(_quoted, names))} FROM {_quoted(table.name)}"
+    by_key = " AND ".join(f"{_quoted(name)} = ?" for name in keys)
     return _Layout(
         names=names,
         keys=keys,
@@ -71,11 +58,15 @@ def _layout(table: sa.Table) -> _Layout:
         values_of=_getter(names),
         grouped=len(keys) > 1,
         any=f"SELECT 1 FROM {table.name} LIMIT 1",
-        one=text(sa.select(*table.columns).where(by_key)),
-        group=text(sa.select(*table.columns).where(table.c[keys[0]] == sa.bindparam("prefix"))),
-        upsert=upsert,
-        remove=text(sa.delete(table).where(by_key)),
+        one=text(f"{selected} WHERE {by_key}"),
+        group=text(f"{selected} WHERE {_quoted(keys[0])} = ?"),
+        upsert=upserting(dialect, table),
+        remove=text(f"DELETE FROM {_quoted(table.name)} WHERE {by_key}"),
     )
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
 
 
 def _getter(names: list[str]) -> Callable[[Row], Key]:
@@ -84,17 +75,6 @@ def _getter(names: list[str]) -> Callable[[Row], Key]:
         name = names[0]
         return lambda row: (row[name],)
     return itemgetter(*names)
-
-
-@lru_cache(maxsize=256)
-def _of_many_rows(insertion: str) -> str:
-    """The insertion of one row as one of ROWS_A_STATEMENT."""
-    return re.sub(
-        r"(?<=VALUES )\([?, ]+\)",
-        lambda values: ", ".join([values[0]] * ROWS_A_STATEMENT),
-        insertion,
-        count=1,
-    )
 
 
 class Rows:
@@ -119,7 +99,7 @@ class Rows:
     def __init__(self, state: State, table: sa.Table) -> None:
         self._state = state
         self._undo = state.undo
-        self._layout = _layout(table)
+        self._layout = _layout(table, state.dialect)
         self._key_of = self._layout.key_of
         self._rows: dict[Key, Row | None] = {}
         self._groups: dict[Any, set[Key]] = {}
@@ -177,7 +157,7 @@ class Rows:
         """Adds or replaces the row with this primary key; every column must be given."""
         self._set(self._key_of(row), row)
 
-    def write(self, rows: list[Key], insertion: str | None = None) -> None:
+    def write(self, rows: list[Key], insertion: Insertion | None = None) -> None:
         """Writes rows at once and past the cache, by a view's `finish`: for tables in which every
         column is part of the key, where rows that are there already stay, or by an insertion of
         the view's own, in which the key comes first. Of such a table no fold reads a row."""
@@ -240,6 +220,7 @@ class State:
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
+        self.dialect = connection.dialect.name
         self.undo: list[tuple[Rows, Key, Any, bool]] = []
         # Folding is many small statements: a plain cursor costs a fifth of SQLAlchemy's way.
         self._cursor: Any = connection.connection.cursor()
@@ -285,13 +266,9 @@ class State:
         """Runs a statement in the driver's own language for each of these rows."""
         self._cursor.executemany(statement, rows)
 
-    def insert_many(self, insertion: str, rows: Sequence[Key]) -> None:
-        """Runs an INSERT of one row, in the driver's own language, for all of these."""
-        whole = len(rows) - len(rows) % ROWS_A_STATEMENT
-        for start in range(0, whole, ROWS_A_STATEMENT):
-            values = list(chain.from_iterable(rows[start : start + ROWS_A_STATEMENT]))
-            self._cursor.execute(_of_many_rows(insertion), values)
-        self.write_many(insertion, rows[whole:])
+    def insert_many(self, insertion: Insertion, rows: Sequence[Key]) -> None:
+        """Writes rows in the order of the insertion's columns."""
+        insertion.write(self._cursor, rows)
 
     def collect(self, name: str) -> list[Any]:
         """A list that folds of this batch add to, for a view that writes it all at once in its

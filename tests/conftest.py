@@ -75,3 +75,11 @@ def own_postgresql() -> Iterator[Service]:
 def own_mariadb() -> Iterator[Service]:
     """A MariaDB that the test may stop and kill."""
     yield from running("mariadb")
+
+
+@pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
+def views_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where views can be made: on each kind of database in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'views.db'}"
+    return str(request.getfixturevalue(f"{request.param}_uri"))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from pysqlite3.dbapi2 import ProgrammingError
 
 from events.codec import Series, decode_block, make_block
 from events.errors import TemporarilyUnavailable
@@ -34,8 +33,9 @@ from events.runs import (
     RunTag,
 )
 from projections import folding
-from projections.database import PROJECTOR, AlreadyRunning
+from projections.database import PROJECTOR, AlreadyRunning, Views
 from projections.metrics import blocks, latest_metrics
+from projections.opened_views import open_views
 from projections.runs import params, runs, tags
 from projections.schema import rejections
 from projections.sqlite_views import SqliteViews
@@ -68,22 +68,22 @@ def points(run_id: str, *values: tuple[int, int, float]) -> NewEvent:
 
 
 @pytest.fixture
-def views(tmp_path: Path) -> Iterator[SqliteViews]:
-    """Empty views."""
-    made = SqliteViews(tmp_path / "views.db", "memory")
+def views(views_uri: str) -> Iterator[Views]:
+    """Empty views, on each kind of database."""
+    made = open_views(views_uri, "memory")
     assert made.create()
     yield made
     made.close()
 
 
-def rows(views: SqliteViews, table: sa.Table) -> list[tuple[Any, ...]]:
+def rows(views: Views, table: sa.Table) -> list[tuple[Any, ...]]:
     """All rows of a table, in order of its key."""
     with views.read() as connection:
         found = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
         return [tuple(row) for row in found]
 
 
-def folded(views: SqliteViews, *events: NewEvent) -> MemoryLog:
+def folded(views: Views, *events: NewEvent) -> MemoryLog:
     """The views after these events; returns the log that holds them."""
     log = MemoryLog()
     log.append(events)
@@ -91,7 +91,7 @@ def folded(views: SqliteViews, *events: NewEvent) -> MemoryLog:
     return log
 
 
-def test_the_first_to_take_a_name_wins(views: SqliteViews) -> None:
+def test_the_first_to_take_a_name_wins(views: Views) -> None:
     """Of two experiments with one name the later is rejected and leaves no row."""
     folded(views, experiment("1", "vision"), experiment("2", "vision"), experiment("3", "text"))
     assert rows(views, rejections) == [
@@ -102,7 +102,7 @@ def test_the_first_to_take_a_name_wins(views: SqliteViews) -> None:
     assert sorted(ids) == ["1", "3"]
 
 
-def test_a_param_is_set_once(views: SqliteViews) -> None:
+def test_a_param_is_set_once(views: Views) -> None:
     """Another value is rejected; the same value again is accepted."""
     folded(
         views,
@@ -116,7 +116,7 @@ def test_a_param_is_set_once(views: SqliteViews) -> None:
     assert [row[0] for row in rows(views, rejections)] == [4]
 
 
-def test_a_rejected_batch_leaves_nothing(views: SqliteViews) -> None:
+def test_a_rejected_batch_leaves_nothing(views: Views) -> None:
     """A batch is all or nothing: its other params, tags and metrics are not kept either."""
     folded(
         views,
@@ -135,7 +135,7 @@ def test_a_rejected_batch_leaves_nothing(views: SqliteViews) -> None:
     assert rows(views, latest_metrics) == []
 
 
-def test_writing_to_a_deleted_or_missing_run_is_rejected(views: SqliteViews) -> None:
+def test_writing_to_a_deleted_or_missing_run_is_rejected(views: Views) -> None:
     """A deleted run takes nothing, and a run that never was is not made by logging to it."""
     folded(
         views,
@@ -155,7 +155,7 @@ def test_writing_to_a_deleted_or_missing_run_is_rejected(views: SqliteViews) -> 
     assert len(rows(views, runs)) == 1
 
 
-def test_the_latest_metric_does_not_depend_on_the_order(views: SqliteViews, tmp_path: Path) -> None:
+def test_the_latest_metric_does_not_depend_on_the_order(views: Views, tmp_path: Path) -> None:
     """The greatest (step, timestamp, value) is the latest, whichever came first."""
     values = [(1, 5, 0.5), (3, 1, float("nan")), (3, 1, -2.0), (2, 9, 9.0), (3, 1, 0.0)]
     start = (experiment("1", "e"), run("r"))
@@ -206,7 +206,7 @@ def test_the_latest_metric_does_not_depend_on_the_batches(tmp_path: Path) -> Non
     assert found == [sorted(wanted)] * 3
 
 
-def test_folding_goes_on_where_the_rows_stand(views: SqliteViews) -> None:
+def test_folding_goes_on_where_the_rows_stand(views: Views) -> None:
     """Small steps fold each event once: rows and checkpoint move together."""
     log = MemoryLog()
     log.append([experiment("1", "e")])
@@ -218,7 +218,7 @@ def test_folding_goes_on_where_the_rows_stand(views: SqliteViews) -> None:
     assert Projector(log, views).step(JOURNAL) == 0
 
 
-def test_each_partition_has_a_checkpoint_and_stops_alone(views: SqliteViews) -> None:
+def test_each_partition_has_a_checkpoint_and_stops_alone(views: Views) -> None:
     """The points lane of a divided log is folded partition by partition: all rows are those of an
     undivided one, and an event that can't be folded holds up its own partition only."""
     log = MemoryLog(points_partitions=3)
@@ -242,7 +242,7 @@ def test_each_partition_has_a_checkpoint_and_stops_alone(views: SqliteViews) -> 
 
 
 def test_a_failing_batch_moves_neither_rows_nor_checkpoint(
-    views: SqliteViews, monkeypatch: pytest.MonkeyPatch
+    views: Views, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the write fails at the end of the batch, nothing of it is there."""
     log = MemoryLog()
@@ -269,9 +269,7 @@ def test_a_failing_batch_moves_neither_rows_nor_checkpoint(
         (NewEvent("journal", "run.created", 1, "r", 1, b"{}"), "missing required"),
     ],
 )
-def test_what_can_not_be_folded_stops_its_lane(
-    views: SqliteViews, event: NewEvent, reason: str
-) -> None:
+def test_what_can_not_be_folded_stops_its_lane(views: Views, event: NewEvent, reason: str) -> None:
     """An unknown or broken event stops the journal there: named, not skipped; the rest stays."""
     log = folded(views, experiment("1", "e"), run("a"), event, run("b"), points("a", (1, 1, 1.0)))
     checkpoints = views.checkpoints()
@@ -286,7 +284,7 @@ def test_what_can_not_be_folded_stops_its_lane(
     assert log.append([run("c")]) == [5]
 
 
-def test_a_broken_block_stops_the_points_lane_only(views: SqliteViews) -> None:
+def test_a_broken_block_stops_the_points_lane_only(views: Views) -> None:
     """Bytes that are no block of points stop the points lane; the journal goes on."""
     log = folded(
         views,
@@ -304,7 +302,7 @@ def test_a_broken_block_stops_the_points_lane_only(views: SqliteViews) -> None:
 
 
 def test_folding_goes_on_once_the_stop_is_mended(
-    views: SqliteViews, monkeypatch: pytest.MonkeyPatch
+    views: Views, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A newer version that knows the event folds it and all behind it."""
     events = [experiment("1", "e"), run("a"), run("b")]
@@ -345,7 +343,7 @@ def test_views_of_other_code_or_another_log_are_made_again(tmp_path: Path) -> No
     second.close()
 
 
-def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: SqliteViews) -> None:
+def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: Views) -> None:
     """Small blocks are joined as they come; no point is lost or doubled by that."""
     log = MemoryLog()
     log.append([experiment("1", "e"), run("r")])
@@ -359,7 +357,7 @@ def test_a_run_that_logs_point_by_point_leaves_few_blocks(views: SqliteViews) ->
     assert sorted(steps) == list(range(300))
 
 
-def test_half_a_deletion_is_never_kept(views: SqliteViews, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_deletion_is_never_kept(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where an event that changes many rows at once fails half way, all of it is taken back."""
     log = folded(views, experiment("1", "e"), run("a"))
 
@@ -381,7 +379,7 @@ def test_half_a_deletion_is_never_kept(views: SqliteViews, monkeypatch: pytest.M
     assert len(rows(views, runs)) == 2
 
 
-def test_a_batch_leaves_no_cursor_open(views: SqliteViews, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_leaves_no_cursor_open(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cursor of a batch is closed with it, not by the garbage collector in some other thread,
     where it would reset a statement in use."""
     states: list[State] = []
@@ -394,5 +392,5 @@ def test_a_batch_leaves_no_cursor_open(views: SqliteViews, monkeypatch: pytest.M
     folded(views, experiment("1", "e"), run("r"), points("r", (1, 1, 1.0)))
     assert len(states) == 2
     for state in states:
-        with pytest.raises(ProgrammingError, match="closed"):
+        with pytest.raises(Exception, match=r"(?i)closed"):
             state.fetch("SELECT 1", ())
