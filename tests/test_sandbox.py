@@ -145,8 +145,8 @@ def test_its_session_comes_after_all_others(tmp_path: Path) -> None:
 
 
 def test_who_wakes_up_takes_its_place(tmp_path: Path) -> None:
-    """A query's process asks for the longest slices: nobody who wakes up, and whose slice is
-    shorter, must wait until it has had its turn."""
+    """A query's process asks for longer slices than others have: who wakes up must not wait until
+    it has had its turn."""
     child = Child(tmp_path / "queries", QueryLimits(memory_mb=100))
     try:
         assert b"ready" in os.read(child.control, 1_000)
