@@ -37,8 +37,7 @@ UNDIVIDED = (JOURNAL, POINTS)
 Payload = TypeVar("Payload")
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event that has no position yet: what a writer hands to the log."""
 
     lane: Lane
@@ -55,9 +54,11 @@ class NewEvent:
     """Where it came from: the client's address and, in the journal, its user agent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event as the log holds it."""
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """An event as the log holds it.
+
+    A Struct, for a fold makes millions, and a frozen dataclass takes nine times as long to make.
+    """
 
     lane: Lane
     position: int

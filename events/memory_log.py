@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+
+import msgspec
 
 from events.event import JOURNAL, Event, Lane, NewEvent, Partition
 from events.log import PURGED_TYPES, LogIdentity
@@ -105,7 +106,7 @@ class MemoryLog:
                     due = event.subject in subjects and event.type not in PURGED_TYPES
                     if due and not event.scrubbed:
                         kept = keep(event) if event.lane == "journal" else b""
-                        there[place] = replace(event, data=kept, scrubbed=True)
+                        there[place] = msgspec.structs.replace(event, data=kept, scrubbed=True)
                         count += 1
         return count
 
