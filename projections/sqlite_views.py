@@ -44,6 +44,9 @@ _CHECKPOINTS = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints"
 SIDE_FILES = ("-wal", "-shm")
 WAL_PAGES = 8_000
 """32 MB: folding writes the same index pages over and over."""
+PROJECTORS_WAL_PAGES = 48_000
+"""The projector leaves the WAL to the sealer's commits, up to this size: who commits moves it, and
+a fold that readers wait for would wait for the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class SqliteViews:
         self._lock = threading.Lock()
         self._watch_lock = threading.Lock()
         self._opened: _Opened | None = None
+        self._wal_pages = WAL_PAGES
 
     def create(self) -> bool:
         """See Views."""
@@ -114,7 +118,7 @@ class SqliteViews:
                 secure_delete=True,
                 cache_mb=32 if self._being_made else 16,
                 pool_size=2,
-                wal_pages=WAL_PAGES,
+                wal_pages=self._wal_pages,
             )
             self._opened = _Opened(inode, writer, reader, reader.raw_connection())
             return self._opened
@@ -183,6 +187,8 @@ class SqliteViews:
         while True:
             with file_lock(self.path.with_name(self.path.name + _LOCKS[name])) as held:
                 if held:
+                    if name == PROJECTOR:
+                        self._wal_pages = PROJECTORS_WAL_PAGES
                     yield
                     return
             if time.monotonic() >= deadline:

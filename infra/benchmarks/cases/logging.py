@@ -236,5 +236,6 @@ CASES = (
         ("beside-rate", "beside-get", "beside-search"),
         (MLFLOW, FASTTRACKML, RUNFOLD),
         _beside,
+        repeats=True,
     ),
 )
