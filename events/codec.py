@@ -140,11 +140,13 @@ def encode_columns(
     steps: Sequence[int],
     timestamps: Sequence[int],
     values: Sequence[float],
+    *,
+    plain: bool = False,
 ) -> bytes:
     """What `encode_block` gives for points of metrics on no model or dataset, from plain lists.
 
     `index` says for each point the place of its key. The numbers must fit: int64, and at most
-    COLUMNS_KEYS_MAX keys.
+    COLUMNS_KEYS_MAX keys. `plain`: not compressed, for what is not kept for long.
     """
     count = len(values)
     header = _header_encoder.encode([(key,) for key in keys])
@@ -161,7 +163,7 @@ def encode_columns(
             np.frombuffer(wide, np.uint8).reshape(3, count, 8).transpose(0, 2, 1).tobytes(),
         )
     )
-    return _stored(body)
+    return _PLAIN + body if plain else _stored(body)
 
 
 def _stored(body: bytes) -> bytes:

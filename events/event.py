@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -130,4 +131,8 @@ class EventType(Generic[Payload]):
         """
         if self.decode_data is not None:
             return self.decode_data(data)
-        return msgspec.json.decode(data, type=self.payload)
+        return self._decoder.decode(data)
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Payload]:
+        return msgspec.json.Decoder(self.payload)

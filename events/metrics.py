@@ -61,17 +61,23 @@ def block_of(points: list[Point]) -> Block:
     )
 
 
+PLAIN_POINTS_MAX = 64
+"""So few points are not worth compressing for the time until they are sealed."""
+
+
 def encode_points(points: list[Point]) -> bytes:
-    """The stored bytes of the block of these points."""
-    keys = {key: place for place, key in enumerate(dict.fromkeys(p.key for p in points))}
+    """The bytes of the block of these points, to be stored for a while."""
+    keys: dict[str, int] = {}
+    index = [keys.setdefault(p.key, len(keys)) for p in points]
     if len(keys) > COLUMNS_KEYS_MAX or any(p.model_id or p.dataset_name for p in points):
         return encode_block(block_of(points))
     return encode_columns(
         list(keys),
-        [keys[p.key] for p in points],
+        index,
         [p.step for p in points],
         [p.timestamp for p in points],
         [float(p.value) for p in points],
+        plain=len(points) <= PLAIN_POINTS_MAX,
     )
 
 

@@ -54,7 +54,9 @@ BEGIN SELECT RAISE(ABORT, 'the log is append-only: only a purged subject can be 
 _INSERTED = "type, version, subject, time, actor, origin, data"
 _WIDTH = 7
 ROWS_A_STATEMENT = 64
-_COLUMNS = "position, type, version, subject, time, actor, origin, scrubbed, data"
+_OF_EVENT = "position, type, version, subject, time, actor, origin, scrubbed"
+_COLUMNS = f"{_OF_EVENT}, CAST(data AS BLOB)"
+"""The data as bytes, which is what SQLite has: text would be made of them, and bytes of it."""
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -193,18 +195,8 @@ class SqliteLog:
 
     @staticmethod
     def _event(lane: Lane, row: Any) -> Event:
-        data = row[8]
         return Event(
-            lane,
-            row[0],
-            row[1],
-            row[2],
-            row[3],
-            row[4],
-            data.encode() if isinstance(data, str) else data,
-            row[5],
-            row[6],
-            bool(row[7]),
+            lane, row[0], row[1], row[2], row[3], row[4], row[8], row[5], row[6], bool(row[7])
         )
 
     def read(self, partition: Partition, after: int, limit: int) -> list[Event]:
@@ -283,7 +275,7 @@ class SqliteLog:
         count = after = 0
         while True:
             # Points may be many and large, and nothing of them stays: their data is not read.
-            columns = _COLUMNS if lane == "journal" else _COLUMNS.replace(", data", ", x''")
+            columns = _COLUMNS if lane == "journal" else f"{_OF_EVENT}, x''"
             with self._writer.begin() as connection:
                 rows = connection.exec_driver_sql(
                     f"SELECT {columns} FROM {lane} WHERE subject = ? AND scrubbed = 0 "

@@ -175,8 +175,8 @@ def finish(state: State) -> None:
     """Marks what the batch changed."""
     runs: dict[str, int] = {}
     for table, kind in _RUN_TABLES.items():
-        for key in state.touched(table):
-            runs[key[0]] = runs.get(key[0], 0) | kind
+        for run_id in state.touched(table):
+            runs[run_id] = runs.get(run_id, 0) | kind
     _mark(state, changed_runs, runs)
     experiments = dict(_experiments_touched(state))
     for model_id in _first_keys(state, _MODEL_TABLES):
@@ -192,7 +192,7 @@ def _experiments_touched(state: State) -> Iterable[tuple[str, int]]:
 
 
 def _first_keys(state: State, tables: Iterable[str]) -> set[str]:
-    return {key[0] for table in tables for key in state.touched(table)}
+    return set().union(*map(state.touched, tables))
 
 
 BEFORE = EntityView(

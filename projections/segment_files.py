@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import uuid_utils
@@ -27,8 +28,8 @@ from projections.lake import (
     segment_path,
     spill_folder,
 )
-from projections.point_columns import Gathered, Name, PointColumns, in_lake_order
-from projections.segments import Written, WrittenCurve
+from projections.point_columns import Gathered, Name, PointColumns, Range, in_lake_order
+from projections.segments import ViewsDatabase, Written, WrittenCurve, blocks_of
 from projections.thinning import CURVE_POINTS, curve_of
 
 PIECE_POINTS = 1_000_000
@@ -63,17 +64,80 @@ Content = tuple[dict[str, int], list[WrittenCurve]]
 """What a file was filled with: how many points each run has, and the summaries."""
 
 
+@dataclass(slots=True)
+class Batch:
+    """The blocks that become one segment, within these bounds."""
+
+    points_max: int
+    blocks_max: int
+    names_max: int
+    ids: list[int] = field(default_factory=list)
+    """Those of the blocks."""
+    ranges: dict[str, Range] = field(default_factory=dict)
+    """Where the points of each run lie."""
+
+    def pieces(self, views: ViewsDatabase, run_ids: Sequence[str]) -> Generator[Gathered]:
+        """What is in blocks of these runs, whole runs a piece, in the order of runs. A run that is
+        too large for a piece ends the batch. The caller takes a piece before the next."""
+        points = names = 0
+        piece, last = Gathered(), ""
+        with views.read() as connection:
+            for run_id, block_id, block in blocks_of(connection, sorted(run_ids)):
+                if run_id != last and piece.points >= PIECE_POINTS // 2:
+                    points, names = points + piece.points, names + piece.names
+                    self.ranges |= piece.ranges
+                    yield piece
+                    piece = Gathered()
+                last = run_id
+                self.ids.append(block_id)
+                piece.add(run_id, block)
+                if (
+                    piece.points >= PIECE_POINTS
+                    or points + piece.points >= self.points_max
+                    or names + piece.names >= self.names_max
+                    or len(self.ids) >= self.blocks_max
+                ):
+                    break
+        self.ranges |= piece.ranges
+        if piece.points:
+            yield piece
+
+
 def write_points(
-    cursor: DuckDB, lake: Path, experiment_id: str, generation: str, gathered: Gathered
+    cursor: DuckDB, lake: Path, experiment_id: str, generation: str, pieces: Iterable[Gathered]
 ) -> Written:
-    """Writes gathered points, of which nothing is left there, as one segment."""
-    columns = gathered.take()
+    """Writes gathered points, of which nothing is left there, as one segment.
+
+    Each piece's runs must come behind those of the piece before; no more than two pieces are in
+    memory.
+    """
 
     def fill(path: Path) -> Content:
-        _copy_columns(cursor, columns, path)
-        return columns.runs(), list(_curves(columns))
+        found: Content = ({}, [])
+        columns = _in_order(pieces, found)
+        waiting = next(columns)
+        with _Parts(cursor, spill_folder(lake, generation)) as parts:
+            for following in columns:
+                parts.add(waiting)
+                waiting = following
+            if parts.names:
+                parts.add(waiting)
+                parts.join(path)
+            else:
+                _copy_columns(cursor, waiting, path)
+        return found
 
     return _segment(lake, experiment_id, generation, fill)
+
+
+def _in_order(pieces: Iterable[Gathered], found: Content) -> Iterator[PointColumns]:
+    """Pieces in the lake's order; what they are is added to `found`."""
+    runs, curves = found
+    for piece in pieces:
+        columns = piece.take()
+        runs.update(columns.runs())
+        curves.extend(_curves(columns))
+        yield columns
 
 
 def merge_files(
@@ -201,6 +265,57 @@ def _copy(cursor: DuckDB, query: str, path: Path) -> None:
     cursor.execute(f"COPY ({query}) TO {_quoted(str(path))} ({_PARQUET})")
 
 
+class _Parts:
+    """Pieces of a file on their way into it, in its order, each in a file of its own meanwhile."""
+
+    def __init__(self, cursor: DuckDB, spill: Path) -> None:
+        self._cursor = cursor
+        self._folder = spill / PIECES
+        self._parts: list[tuple[bool, str]] = []
+        """Whether each has names, and its path."""
+        self.names: list[Name] = []
+        """Those of the parts without names, which have places here."""
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, columns: PointColumns) -> None:
+        """Writes points that are in order, without their names."""
+        value = _SELECTED["value"]
+        path = self._next(has_names=False)
+        with _points(self._cursor, columns, len(self.names)):
+            self._cursor.execute(
+                f"COPY (SELECT place, step, timestamp, {value} FROM points) "
+                f"TO {_quoted(str(path))} ({_PART})"
+            )
+        self.names.extend(columns.names)
+
+    def with_names(self) -> Path:
+        """Where the caller writes the next part, with its names."""
+        return self._next(has_names=True)
+
+    def _next(self, *, has_names: bool) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{len(self._parts)}.parquet"
+        self._parts.append((has_names, str(path)))
+        return path
+
+    def join(self, path: Path) -> None:
+        """Writes them all as one file."""
+        queries = []
+        for has_names, some in groupby(self._parts, itemgetter(0)):
+            source = f"read_parquet({_listed([part for _, part in some])})"
+            queries.append(
+                f"SELECT {', '.join(COLUMNS)} FROM {source}" if has_names else _named(source)
+            )
+        with _names(self._cursor, self.names):
+            _copy_named(self._cursor, " UNION ALL ".join(queries), path)
+
+
 class _Piece(NamedTuple):
     """Points of segments that are put in order together."""
 
@@ -219,8 +334,6 @@ class _Merge:
         self._runs: dict[str, int] = {}
         self._curves: list[WrittenCurve] = []
         self._not_summarized: set[tuple[str, str]] = set()
-        self._names: list[Name] = []
-        """Those of the parts without names, which have places here."""
 
     def into(self, path: Path, condition: str) -> Content:
         """Writes those that meet the condition."""
@@ -228,30 +341,13 @@ class _Merge:
         if len(pieces) == 1:
             self._write(pieces[0], path)
         else:
-            self._write_in_pieces(pieces, path)
+            with _Parts(self._cursor, self._spill) as parts:
+                for piece in pieces:
+                    self._write(piece, parts)
+                parts.join(path)
         # A curve of which a part was too large to be summarized has no summary.
         curves = [one for one in self._curves if (one.run_id, one.key) not in self._not_summarized]
         return self._runs, curves
-
-    def _write_in_pieces(self, pieces: Sequence[_Piece], path: Path) -> None:
-        folder = self._spill / PIECES
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            parts: list[tuple[bool, str]] = []
-            for place, piece in enumerate(pieces):
-                part = folder / f"{place}.parquet"
-                parts.append((self._write(piece, part, whole=False), str(part)))
-            queries = []
-            for has_names, some in groupby(parts, itemgetter(0)):
-                source = f"read_parquet({_listed([part for _, part in some])})"
-                queries.append(
-                    f"SELECT {', '.join(COLUMNS)} FROM {source}" if has_names else _named(source)
-                )
-            with _names(self._cursor, self._names):
-                _copy_named(self._cursor, " UNION ALL ".join(queries), path)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _pieces(self, condition: str, depth: int = 0) -> Iterator[_Piece]:
         """Pieces that are small enough, or can't be cut, in the lake's order:
@@ -296,36 +392,21 @@ class _Merge:
             f"SELECT min({column}), max({column}), count(*) {source} GROUP BY {bucket} ORDER BY 1"
         ).fetchall()
 
-    def _write(self, piece: _Piece, path: Path, *, whole: bool = True) -> bool:
-        """Writes a piece; one that is not the whole is a part without names, if that is possible.
-        Returns whether the file has names."""
+    def _write(self, piece: _Piece, to: Path | _Parts) -> None:
+        """Writes a piece as a file, or as one of the parts: without names, if that is possible."""
         names, points = f"{', '.join(_NAMES)}", f"FROM {self._source} WHERE {piece.condition}"
         self._cursor.execute(
             "CREATE OR REPLACE TEMP TABLE piece AS SELECT row_number() OVER () - 1 AS place, * "
             f"FROM (SELECT {names}, count(*) AS points {points} GROUP BY ALL)"
         )
         count, total = self._one("SELECT count(*), coalesce(sum(points), 0) FROM piece")
-        has_names = whole or len(self._names) + count > PIECE_NAMES
         if count > PIECE_NAMES or total > PIECE_POINTS:
-            has_names = True
-            self._write_sorted(piece.condition, path)
+            self._write_sorted(piece.condition, _path_of(to))
+        elif isinstance(to, _Parts) and len(to.names) + count <= PIECE_NAMES:
+            to.add(self._in_memory(piece))
         else:
-            columns = self._in_memory(piece)
-            if has_names:
-                _copy_columns(self._cursor, columns, path)
-            else:
-                self._write_part(columns, path)
+            _copy_columns(self._cursor, self._in_memory(piece), _path_of(to))
         self._cursor.execute("DROP TABLE piece")
-        return has_names
-
-    def _write_part(self, columns: PointColumns, path: Path) -> None:
-        value = _SELECTED["value"]
-        with _points(self._cursor, columns, len(self._names)):
-            self._cursor.execute(
-                f"COPY (SELECT place, step, timestamp, {value} FROM points) "
-                f"TO {_quoted(str(path))} ({_PART})"
-            )
-        self._names.extend(columns.names)
 
     def _in_memory(self, piece: _Piece) -> PointColumns:
         """The points of a piece, in order; they are counted and summarized."""
@@ -365,6 +446,10 @@ class _Merge:
 
     def _one(self, query: str) -> tuple[Any, ...]:
         return self._cursor.execute(query).fetchone() or ()
+
+
+def _path_of(to: Path | _Parts) -> Path:
+    return to.with_names() if isinstance(to, _Parts) else to
 
 
 def _create(path: Path) -> None:

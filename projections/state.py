@@ -21,6 +21,7 @@ from projections.statements import Insertion, native, upserting
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 _MISSING: Any = object()
+_FIRST = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,11 @@ class Rows:
         self._complete: set[Any] = set()
         self._dirty: dict[Key, None] = {}
         self._any: bool | None = None
-        self._touched: set[Key] = set()
+        self._touched: set[Any] = set()
 
-    def touched(self) -> set[Key]:
-        """The keys of the rows that the batch has changed so far."""
-        return self._touched.union(self._dirty)
+    def touched(self) -> set[Any]:
+        """What the keys of the rows begin with that the batch has changed so far."""
+        return self._touched.union(map(_FIRST, self._dirty))
 
     def get(self, *key: Any) -> Row | None:
         """The row with this primary key, or None."""
@@ -162,8 +163,7 @@ class Rows:
         column is part of the key, where rows that are there already stay, or by an insertion of
         the view's own, in which the key comes first. Of such a table no fold reads a row."""
         self._state.insert_many(insertion or self._layout.upsert, rows)
-        width = len(self._layout.keys)
-        self._touched.update(row[:width] for row in rows)
+        self._touched.update(map(_FIRST, rows))
 
     def delete(self, *key: Any) -> None:
         """Removes the row with this primary key, where there is one."""
@@ -203,7 +203,7 @@ class Rows:
             gone = [key for key in self._dirty if rows[key] is None]
             self._state.write_many(layout.remove, gone)
         self._state.insert_many(layout.upsert, kept)
-        self._touched.update(self._dirty)
+        self._touched.update(map(_FIRST, self._dirty))
         self._dirty.clear()
 
     def forget(self) -> None:
@@ -239,9 +239,9 @@ class State:
             self._tables[table] = rows
         return rows
 
-    def touched(self, name: str) -> set[Key]:
-        """The keys of the rows of a table that the batch has changed so far, by `put` or `delete`;
-        for a view's `finish`."""
+    def touched(self, name: str) -> set[Any]:
+        """What the keys of a table's rows begin with that the batch has changed so far; for a
+        view's `finish`."""
         rows = self._tables.get(metadata.tables[name])
         return set() if rows is None else rows.touched()
 

@@ -181,9 +181,15 @@ def test_damaged_bytes_never_do_worse(noise: bytes, place: int) -> None:
 def test_columns_are_encoded_as_their_block_is(
     points: list[tuple[Series, int, int, float]],
 ) -> None:
-    """The short way to the stored bytes gives the bytes of the long one."""
+    """The short way to the stored bytes gives the bytes of the long one, or plain ones that are
+    the same points."""
     block = make_block([(Series(one.key), step, time, value) for one, step, time, value in points])
     keys = [series.key for series in block.series]
     columns = (block.index, block.steps, block.timestamps, block.values)
-    stored = encode_columns(keys, *(column.tolist() for column in columns))
+    plain, stored = (
+        encode_columns(keys, *(column.tolist() for column in columns), plain=one)
+        for one in (True, False)
+    )
     assert stored == encode_block(block)
+    assert plain[0] == 0
+    assert encode_block(decode_block(plain)) == stored

@@ -14,8 +14,10 @@ import projections.segment_files
 from events.codec import Block, Series, make_block
 from projections.lake import COLUMNS, DuckDB, open_duckdb
 from projections.point_columns import Gathered
-from projections.segment_files import merge_files, write_points
+from projections.segment_files import Batch, merge_files, write_points
 from projections.segments import Written
+from tests.lake_cases import LakeCase, Point, as_answered
+from workers.sealer import SealerSettings
 
 GENERATION = "0" * 8
 VALUES = [0.0, -0.0, 1.5, -1.5, math.nan, math.inf, -math.inf]
@@ -40,7 +42,15 @@ def written(duck: DuckDB, lake: Path, blocks: Logged) -> Written:
     gathered = Gathered()
     for run_id, points in blocks:
         gathered.add(run_id, make_block(points))
-    return write_points(duck, lake, "1", GENERATION, gathered)
+    return write_points(duck, lake, "1", GENERATION, [gathered])
+
+
+def in_pieces(duck: DuckDB, lake: Path, blocks: Logged) -> Written:
+    """The same, a run a piece."""
+    pieces = {run_id: Gathered() for run_id in sorted({"a", *(run_id for run_id, _ in blocks)})}
+    for run_id, points in blocks:
+        pieces[run_id].add(run_id, make_block(points))
+    return write_points(duck, lake, "1", GENERATION, pieces.values())
 
 
 def rows(duck: DuckDB, lake: Path, path: str) -> list[tuple[Any, ...]]:
@@ -87,6 +97,9 @@ def test_files_and_merges_hold_each_point_once_in_order(
         for blocks in files:
             one = written(duck, tmp_path, blocks)
             assert list(map(shown, rows(duck, tmp_path, one.path))) == in_order(blocks)
+            pieces = in_pieces(duck, tmp_path, blocks)
+            assert list(map(shown, rows(duck, tmp_path, pieces.path))) == in_order(blocks)
+            assert pieces.runs == one.runs
             paths.append(one.path)
         all_blocks = [block for blocks in files for block in blocks]
         with pytest.MonkeyPatch.context() as patch:
@@ -120,14 +133,14 @@ def test_order_holds_over_many_row_groups(tmp_path: Path, threads: int) -> None:
             for step in generator.permutation(100_000)
         ]
         gathered.add(run_id, make_block(points))
-    one = write_points(duck, tmp_path, "1", GENERATION, gathered)
+    one = write_points(duck, tmp_path, "1", GENERATION, [gathered])
     found = [row[:3] for row in rows(duck, tmp_path, one.path)]
     assert found == sorted(found)
     assert one.runs == {"a": 100_000, "b": 100_000}
     many = Gathered()
     for place in range(3_000):
         many.add(f"{generator.integers(2**40):010x}", make_block([(series[place % 7], 1, 1, 1.0)]))
-    other = write_points(duck, tmp_path, "1", GENERATION, many)
+    other = write_points(duck, tmp_path, "1", GENERATION, [many])
     found = [row[:3] for row in rows(duck, tmp_path, other.path)]
     assert found == sorted(found)
     assert len(found) == 3_000
@@ -145,7 +158,7 @@ def test_a_merge_spills_what_does_not_fit_its_memory(tmp_path: Path) -> None:
         block = Block([Series("loss")], np.zeros(count, np.uint32), steps, steps, steps / 7)
         gathered = Gathered()
         gathered.add(f"r{part % 2}", block)
-        written = write_points(duck, tmp_path, "1", "0" * 8, gathered)
+        written = write_points(duck, tmp_path, "1", "0" * 8, [gathered])
         paths.append(written.path)
     small = open_duckdb(memory_mb=40, threads=1, temp=tmp_path / "spill")
     merged = merge_files(small, tmp_path, "1", "0" * 8, paths)
@@ -159,3 +172,30 @@ def test_a_merge_spills_what_does_not_fit_its_memory(tmp_path: Path) -> None:
     small.close()
     duck.close()
     assert [path for path in (tmp_path / "spill").rglob("*") if path.is_file()] == []
+
+
+def test_a_batch_is_made_in_pieces_of_whole_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a segment has many pieces' points in one order; a run too large for one ends it."""
+    monkeypatch.setattr(projections.segment_files, "PIECE_POINTS", 20)
+    case = LakeCase(tmp_path, SealerSettings(batch_points=100, merge_segments=99))
+    logged: dict[str, list[Point]] = {}
+    for run_id, count in {"c": 12, "a": 12, "z": 50, "b": 4, "d": 8}.items():
+        case.create_run(run_id)
+        logged[run_id] = [("loss", step, step, step / 7) for step in range(count)]
+        for start in range(0, count, 4):
+            case.log_points(run_id, logged[run_id][start : start + 4])
+    batch = Batch(100, 1_000, 1_000)
+    pieces = [(sorted(one.ranges), one.points) for one in batch.pieces(case.views, list(logged))]
+    assert pieces == [(["a"], 12), (["b", "c"], 16), (["d", "z"], 20)]
+    assert sorted(batch.ranges) == sorted(logged)
+    case.sealer.seal_all()
+    duck = open_duckdb(memory_mb=100, threads=1, temp=None)
+    found = [rows(duck, case.lake, path) for path in case.files()]
+    assert [len(one) for one in found] == [48, 20, 18]
+    assert [one[:3] for one in found[0]] == sorted(one[:3] for one in found[0])
+    for run_id, points in logged.items():
+        assert case.history(run_id, "loss") == as_answered(points, "loss")
+    duck.close()
+    case.close()

@@ -26,7 +26,8 @@ GRACE_S = 1.0
 """A process that was opening the old file when it was replaced is through with that by then."""
 STUCK_S = 60.0
 """Another process that holds the projector's lock and folds nothing for so long is stuck."""
-BETWEEN_STEPS = 20
+BETWEEN_STEPS = 32
+"""After so many steps of points they are sealed; they may well fill a segment then."""
 STEP_EVENTS: dict[Lane, int] = {"journal": 2_000, "points": 256}
 
 

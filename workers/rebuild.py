@@ -33,8 +33,10 @@ from workers.maintenance import (
 from workers.options import settings_from, storage_options
 from workers.sealer import SealerSettings
 
-SEALING = SealerSettings(batch_points=1_000_000, batch_blocks=20_000, merge_segments=16)
-"""Everything is sealed at once: in segments that need one merge, not three, to become full."""
+SEALING = SealerSettings(
+    batch_points=8_000_000, batch_blocks=20_000, batch_names=100_000, merge_segments=16
+)
+"""Everything is sealed at once, in segments that need no merge: with so many points one is full."""
 Echo = Callable[[str], None]
 
 

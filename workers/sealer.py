@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,13 @@ from projections.lake import (
     spill_folder,
 )
 from projections.lake_exports import add_ranges, merge_ranges
-from projections.point_columns import Gathered
-from projections.segment_files import merge_files, write_points
+from projections.segment_files import Batch, merge_files, write_points
 from projections.segments import (
     Pending,
     Segment,
     ViewsDatabase,
     Written,
     add,
-    blocks_of,
     create_generation,
     delete_blocks,
     forget_retired,
@@ -285,7 +284,12 @@ class Sealer:
     def _seal(self, generation: str, experiment_id: str, run_ids: Sequence[str]) -> bool:
         """Turns blocks of these runs, as many as fit a batch, into one segment."""
         started = time.monotonic()
-        ids, found, written = self._heavy(lambda: self._write(generation, experiment_id, run_ids))
+        wanted = self._settings
+        batch = Batch(wanted.batch_points, wanted.batch_blocks, wanted.batch_names)
+        written: Written | None = self._heavy(
+            lambda: self._write(generation, experiment_id, run_ids, batch)
+        )
+        ids = batch.ids
         if not ids:
             return False
         try:
@@ -294,7 +298,7 @@ class Sealer:
                     raise _Changed("a run was purged")
                 if written is not None:
                     add(connection, experiment_id, written)
-                    ranges = [(run_id, *range) for run_id, range in found.ranges.items()]
+                    ranges = [(run_id, *range) for run_id, range in batch.ranges.items()]
                     add_ranges(connection, written.segment_id, ranges)
         except BaseException as error:
             if written is not None:
@@ -313,29 +317,16 @@ class Sealer:
         return True
 
     def _write(
-        self, generation: str, experiment_id: str, run_ids: Sequence[str]
-    ) -> tuple[list[int], Gathered, Written | None]:
-        """The ids of blocks, what was gathered from them, and the file with it, if any."""
-        ids, found = self._read_blocks(run_ids)
-        if not found.points:
-            return ids, found, None
-        cursor = self._cursor(generation)
-        return ids, found, write_points(cursor, self._lake, experiment_id, generation, found)
-
-    def _read_blocks(self, run_ids: Sequence[str]) -> tuple[list[int], Gathered]:
-        ids: list[int] = []
-        found = Gathered()
-        with self._views.read() as connection:
-            for run_id, block_id, block in blocks_of(connection, run_ids):
-                ids.append(block_id)
-                found.add(run_id, block)
-                if (
-                    found.points >= self._settings.batch_points
-                    or found.names >= self._settings.batch_names
-                    or len(ids) >= self._settings.batch_blocks
-                ):
-                    break
-        return ids, found
+        self, generation: str, experiment_id: str, run_ids: Sequence[str], batch: Batch
+    ) -> Written | None:
+        """Writes a batch of the blocks of these runs into one file; none where they are empty."""
+        with contextlib.closing(batch.pieces(self._views, run_ids)) as pieces:
+            first = next(pieces, None)
+            if first is None:
+                return None
+            cursor = self._cursor(generation)
+            given = chain((first,), pieces)
+            return write_points(cursor, self._lake, experiment_id, generation, given)
 
     def _merge_next(self, generation: str) -> bool:
         """Merges segments of one experiment, where one has enough of about the same size."""

@@ -36,7 +36,7 @@ from workers.progress import Progress
 from workers.rebuild import build
 from workers.sealer import SealerSettings
 
-SEALING = SealerSettings(batch_points=1_000_000, merge_segments=1 << 60)
+SEALING = SealerSettings(merge_segments=1 << 60)
 """Files that are read once and deleted are not worth merging."""
 Echo = Callable[[str], None]
 
