@@ -139,6 +139,7 @@ class ServerViews:
         """`pool`: how many connections readers may have, in the words of `sa.create_engine`.
         `generation`: for views that are made beside the live ones, which nobody else uses."""
         self.name = server.name
+        self.address = f"{server.name}#{generation}" if generation else server.name
         self._server = server
         self._log_id = log_id
         self._pool = dict(pool or {})
