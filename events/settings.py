@@ -162,7 +162,8 @@ SETTINGS: tuple[Setting, ...] = (
         "--log-uri",
         ("RUNFOLD_LOG_URI",),
         "The event log: sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
-        "mysql+pymysql://USER@HOST/DATABASE. Default: log.db in the home folder.",
+        "mysql+pymysql://USER@HOST/DATABASE; those two are being built, so keep no runs there yet. "
+        "Default: log.db in the home folder.",
         storage=True,
         secret=True,
         metavar="URI",

@@ -96,7 +96,11 @@ def _options(quick: bool, given: dict[str, float | int | None]) -> Options:
 @click.option("--servers", type=Names(SERVERS), help="Only these, parted by commas.")
 @click.option("--list", "listing", is_flag=True, help="Name the cases and end.")
 @click.option("--quick", is_flag=True, help="Small data, short loads: only to see that it works.")
-@click.option("--repeat", type=click.IntRange(1), help="How often a load runs.  [default: 3]")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    help="How often loads, searches and histories run.  [default: 3]",
+)
 @click.option("--seconds", type=float, help="How long a load runs.  [default: 5]")
 @click.option("--sustained-seconds", type=float, help="How long `sustained` runs.  [default: 60]")
 @click.option("--scale", type=float, help="Shrinks the data sets.  [default: 1]")

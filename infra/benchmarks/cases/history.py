@@ -109,6 +109,7 @@ CASES = (
         ("read", "chart"),
         (MLFLOW, FASTTRACKML, RUNFOLD),
         _history,
+        repeats=True,
     ),
     Case(
         "long-chart",

@@ -168,6 +168,7 @@ CASES = (
         ("runs", *(f"search-{query}" for query in QUERIES), "page"),
         (MLFLOW, FASTTRACKML, RUNFOLD),
         _runs,
+        repeats=True,
     ),
     Case(
         "many-runs",
