@@ -59,11 +59,17 @@ def streams_for(server: Server, load: Load) -> list[Stream]:
     return [Stream(run_id, place, load.shape) for run_id, place in places]
 
 
-def loaded(bench: Bench, server: Server, streams: Sequence[Stream]) -> Outcome:
-    """What the load gave, once every process of the server has had requests."""
+def warm_up(bench: Bench, server: Server, streams: Sequence[Stream]) -> Outcome:
+    """Loads the server for a moment that does not count: every process has had requests then."""
     warmed = run_load(server.port, streams, WARM_UP_S)
     for problem in wrong_statuses(warmed):
         bench.problem(server.name, f"warming up: {problem}")
+    return warmed
+
+
+def loaded(bench: Bench, server: Server, streams: Sequence[Stream]) -> Outcome:
+    """What the load gave, once the server was warm."""
+    warm_up(bench, server, streams)
     return run_load(server.port, streams, bench.options.seconds)
 
 

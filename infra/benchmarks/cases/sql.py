@@ -13,7 +13,7 @@ import nanoarrow
 import numpy as np
 
 from infra.benchmarks.bench import Bench, Case
-from infra.benchmarks.cases.logging import BATCH, check, loaded, streams_for
+from infra.benchmarks.cases.logging import BATCH, check, streams_for, warm_up
 from infra.benchmarks.cases.runs import timed
 from infra.benchmarks.checks import wrong_statuses
 from infra.benchmarks.curves import Points, training
@@ -145,11 +145,13 @@ def _numbers(column: Any) -> Any:
 def _beside(bench: Bench, name: str) -> None:
     with bench.started(name) as server:
         streams = streams_for(server, BATCH)
-        alone = loaded(bench, server, streams)
+        warm_up(bench, server, streams)
+        alone = run_load(server.port, streams, 2 * bench.options.seconds)
     with bench.started(name) as server:
         streams = streams_for(server, BATCH)
+        warmed = warm_up(bench, server, streams)
         outcomes = [Outcome(), Outcome()]
-        asker = Asker(outcomes[0])
+        asker = Asker(outcomes[0], warmed.answered)
         groups = [Clients(streams), Clients([asker], QUERY_EVERY_S)]
         load, asking = run_loads(server.port, groups, 2 * bench.options.seconds, outcomes)
         rate = load.answered / load.seconds
@@ -167,8 +169,10 @@ class Asker:
     """Asks for every key's curve again and again, and sees that each answer has all points that
     were acknowledged before it was asked for; a Source."""
 
-    def __init__(self, load: Outcome) -> None:
+    def __init__(self, load: Outcome, before: int = 0) -> None:
+        """`before`: so many batches were acknowledged before the load began."""
         self._load = load
+        self._before = before
         self._request = sql(ANALYTICAL)
         self._acknowledged: int | None = None
         self.problems: list[str] = []
@@ -177,7 +181,7 @@ class Asker:
         """The next query."""
         if self._acknowledged is not None:
             self._check(answer, self._acknowledged)
-        self._acknowledged = self._load.answered * BATCH.points
+        self._acknowledged = (self._before + self._load.answered) * BATCH.points
         return self._request
 
     def _check(self, answer: bytes, acknowledged: int) -> None:
@@ -193,6 +197,7 @@ class Asker:
 def _hostile(bench: Bench, name: str) -> None:
     with bench.started(name, flags=("--sql-seconds", "1", "--sql-memory", "300")) as server:
         streams = streams_for(server, BATCH)
+        warm_up(bench, server, streams)
         training = Clients(streams, BATCH_EVERY_S)
         (alone,) = run_loads(server.port, [training], bench.options.seconds)
         bombs = Clients([_in_turn(place) for place in range(2)])
@@ -231,6 +236,7 @@ CASES = (
         ("sql-beside-rate", "sql-beside-share", "sql-beside-query"),
         (RUNFOLD,),
         _beside,
+        repeats=True,
     ),
     Case(
         "sql-hostile",
@@ -238,5 +244,6 @@ CASES = (
         ("sql-hostile-p99", "sql-hostile-times"),
         (RUNFOLD,),
         _hostile,
+        repeats=True,
     ),
 )
