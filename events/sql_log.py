@@ -215,7 +215,7 @@ class SqlLog:
 
     def scrub(self, subjects: Collection[str], keep: Callable[[Event], bytes]) -> int:
         """See Log.scrub. The server keeps the old bytes in its files until its own housekeeping
-        has been there; docs/backends.md says how to have that done."""
+        has been there: VACUUM FULL on PostgreSQL, OPTIMIZE TABLE on MySQL."""
         return sum(
             self._scrub_subject(lane, subject, keep) for subject in subjects for lane in LANES
         )

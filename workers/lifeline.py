@@ -1,9 +1,11 @@
-"""Ends a child process when its supervisor is gone, however that went."""
+"""How a child process learns that it is to end: told by a signal, or its supervisor is gone."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from types import FrameType
 
 ORPHANED = 96
 """The exit code of a child whose supervisor died."""
@@ -24,3 +26,15 @@ def end_with_parent(lifeline_fd: int | None) -> None:
         os._exit(ORPHANED)
 
     threading.Thread(target=watch, args=(lifeline_fd,), name="lifeline", daemon=True).start()
+
+
+def told_to_stop() -> threading.Event:
+    """What SIGTERM sets. Ctrl-C reaches every process of a terminal; the supervisor heeds it."""
+    stop = threading.Event()
+
+    def on_signal(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return stop

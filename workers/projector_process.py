@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import click
@@ -16,7 +13,7 @@ import structlog
 from events.log import LogError
 from events.wake import GROWN, wake
 from projections.database import PROJECTOR, AlreadyRunning
-from workers.lifeline import end_with_parent
+from workers.lifeline import end_with_parent, told_to_stop
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
 from workers.projector import Projector
@@ -48,13 +45,7 @@ def projector_command(
     settings = settings_from(options)
     end_with_parent(lifeline_fd)
     configure_logs(settings.log_level, "projector")
-    stop = threading.Event()
-
-    def on_signal(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = told_to_stop()
     try:
         with opened_stores(settings) as s, s.views.lock(PROJECTOR, LOCK_WAIT_S, stop.set):
             _prepare(s)

@@ -10,11 +10,9 @@ was killed.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 from typing import Any
 
 import click
@@ -22,14 +20,14 @@ import click
 from events.log import LogError
 from events.settings import Settings
 from workers.exporter import Exporter, ExporterSettings
-from workers.lifeline import end_with_parent
+from workers.lifeline import end_with_parent, told_to_stop
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
 from workers.sealer import Sealer, SealerSettings
 from workers.stores import Stores, opened_stores
 
 NICENESS = 5
-"""What is sealed a second later, nobody notices. But folding waits for the transactions, so$
+"""What is sealed a second later, nobody notices. But folding waits for the transactions, so
 what is nice is a thread without any: locking the views without a processor would stop everybody."""
 
 
@@ -41,13 +39,7 @@ def sealer_command(lifeline_fd: int | None, **options: Any) -> None:
     settings = settings_from(options)
     end_with_parent(lifeline_fd)
     configure_logs(settings.log_level, "sealer")
-    stop = threading.Event()
-
-    def on_signal(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = told_to_stop()
     try:
         with opened_stores(settings) as stores:
             _seal(settings, stores, stop)

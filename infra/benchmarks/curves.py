@@ -32,6 +32,12 @@ class Points:
     def __len__(self) -> int:
         return len(self.values)
 
+    def rows(self) -> Iterator[tuple[str, float, int, int]]:
+        """Key, value, timestamp and step of each."""
+        columns = (self.index, self.values, self.timestamps, self.steps)
+        for place, *rest in zip(*(column.tolist() for column in columns), strict=True):
+            yield self.keys[place], *rest
+
     def parts(self, size: int) -> Iterator[Points]:
         """The points in batches of so many."""
         for start in range(0, len(self), size):

@@ -64,33 +64,19 @@ class PeerFile:
         self.insert("latest_metrics", list(_latest_rows(self._name, run_id, latest)))
 
     def _point_rows(self, run_id: str, points: Points) -> Iterator[tuple[Any, ...]]:
-        rows = zip(
-            points.index.tolist(),
-            points.values.tolist(),
-            points.timestamps.tolist(),
-            points.steps.tolist(),
-            strict=True,
-        )
-        keys = points.keys
         if self._name == FASTTRACKML:
-            for place, value, timestamp, step in rows:
-                yield keys[place], value, timestamp, run_id, step, False, step + 1, 1
+            for key, value, timestamp, step in points.rows():
+                yield key, value, timestamp, run_id, step, False, step + 1, 1
         else:
-            for place, value, timestamp, step in rows:
-                yield keys[place], value, timestamp, run_id, step, False
+            for key, value, timestamp, step in points.rows():
+                yield key, value, timestamp, run_id, step, False
 
 
 def _latest_rows(name: str, run_id: str, points: Points) -> Iterator[Row]:
-    for place, value, timestamp, step in zip(
-        points.index.tolist(),
-        points.values.tolist(),
-        points.timestamps.tolist(),
-        points.steps.tolist(),
-        strict=True,
-    ):
+    for key, value, timestamp, step in points.rows():
         own = {"last_iter": step + 1} if name == FASTTRACKML else {}
         yield {
-            "key": points.keys[place],
+            "key": key,
             "value": value,
             "timestamp": timestamp,
             "step": step,
