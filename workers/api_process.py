@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
 import sys
@@ -26,6 +27,10 @@ logger = structlog.get_logger(__name__)
 BACKLOG = 2_048
 STOP_S = 10
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's <malloc.h>."""
+KEPT_BYTES = 8 << 20
+
 
 @click.command("api", hidden=True)
 @click.option("--wake-fd", type=int, help="Pipe that gives a byte when the projector has folded.")
@@ -38,6 +43,7 @@ def api_command(
     """Serve the API alone; a worker must fold beside it."""
     settings = settings_from(options)
     end_with_parent(lifeline_fd)
+    _keep_freed_memory()
     configure_logs(settings.log_level, "api")
     listener = _listen(settings)
     try:
@@ -65,6 +71,18 @@ def api_command(
             server.run(sockets=[listener])
     except LogError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _keep_freed_memory() -> None:
+    """Lets each of malloc's arenas keep what a chart or a large batch had, for the next one.
+
+    By default it goes back to the system with each answer: of the processor time of a chart of
+    100,000 points a third went into pages that were taken and cleared anew.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # Only glibc has it.
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 
 
 def _listen(settings: Settings) -> socket.socket:

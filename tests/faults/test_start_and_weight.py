@@ -16,6 +16,9 @@ RESIDENT_MB_MAX = 250.0
 RESIDENT_SEALING_MB_MAX = 300.0
 SETTLE_S = 5.0
 SEALED_S_MAX = 60.0
+CHART_POINTS = 100_000
+CHARTS = 20
+FAULTS_OF_A_CHART_MAX = 150
 
 
 def resident_mb(pid: int) -> float:
@@ -93,6 +96,36 @@ def test_the_projector_weighs_no_duckdb(
     projector, api = of_role(server, "projector"), of_role(server, "api")
     assert "duckdb" in Path(f"/proc/{api}/maps").read_text()
     assert "duckdb" not in Path(f"/proc/{projector}/maps").read_text()
+
+
+def pages_taken(pid: int) -> int:
+    """How many pages of memory a process has been given, so far."""
+    _, numbers = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)
+    return int(numbers.split()[7])
+
+
+def test_charts_use_the_same_memory_again(
+    tmp_path: Path, start_runfold: Callable[..., Server], connect: Callable[[Server], Wire]
+) -> None:
+    """A chart needs no new pages from the system, which would be cleared anew for each."""
+    server = start_runfold(tmp_path / "home")
+    wire = connect(server)
+    run_id = wire.run(wire.experiment("e"), "r")
+    for start in range(0, CHART_POINTS, 1_000):
+        points = [
+            {"key": "m", "value": step % 7, "timestamp": step, "step": step}
+            for step in range(start, start + 1_000)
+        ]
+        wire.done("runs/log-batch", {"run_id": run_id, "metrics": points})
+    api = of_role(server, "api")
+    assert api is not None
+    chart = {"run_ids": run_id, "metric_key": "m", "max_results": 320}
+    taken = []
+    for _ in range(CHARTS):
+        before = pages_taken(api)
+        assert len(wire.get("metrics/get-history-bulk-interval", **chart).data["metrics"]) > 160
+        taken.append(pages_taken(api) - before)
+    assert sorted(taken)[CHARTS // 2] < FAULTS_OF_A_CHART_MAX, taken
 
 
 def test_what_is_sealed_leaves_the_processor_to_others(
