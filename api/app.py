@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from api import (
     experiments,
     logged_models,
     metrics,
+    monitoring,
     pages,
     run_logging,
     runs,
@@ -36,14 +37,16 @@ from api.errors import (
 )
 from api.express import Express
 from api.query_slots import query_slots
+from api.request_counts import Counted, RequestCounts
 from api.security import Security
 from api.services import Gate, Reader, Services, Writer, eventual
-from api.watch import Watch
+from api.watch import POLL_ALONE_S, POLL_IDLE_S, Watch
 from events.artifact_uris import ArtifactRoots
 from events.errors import RunfoldError
 from events.log import Log
 from events.settings import Settings
 from events.wake import WAITED_FOR, wake
+from events.worker_counts import WorkerCounts
 from projections.database import Views
 
 API = "/api/"
@@ -65,6 +68,8 @@ class Wiring:
     """Gets a byte when the log has grown."""
     folded_fd: int | None = None
     """Gives a byte when the projector has folded."""
+    worker_counts: WorkerCounts | None = None
+    """What the workers of the same server count."""
 
 
 class Consistency:
@@ -102,7 +107,7 @@ def all_routes(settings: Settings) -> list[BaseRoute]:
             Route(route.path, artifacts.tracking_disabled, methods=list(route.methods or ()))
             for route in tracking
         ]
-    routes = [*tracking, *artifacts.PROXY_ROUTES, *pages.ROUTES]
+    routes = [*tracking, *artifacts.PROXY_ROUTES, *pages.ROUTES, *monitoring.ROUTES]
     found: dict[tuple[str, frozenset[str]], Route] = {}
     for route in routes:
         for path in _paths(route.path):
@@ -132,26 +137,27 @@ class Dispatch:
 
     def __init__(self, app: Starlette, routes: Sequence[BaseRoute]) -> None:
         self._app = app
-        self._table: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
-            (method, route.path): route.endpoint
+        self._table: dict[tuple[str, str], Route] = {
+            (method, route.path): route
             for route in routes
             if isinstance(route, Route) and "{" not in route.path
             for method in route.methods or ()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = None
+        route = None
         if scope["type"] == "http":
-            endpoint = self._table.get((scope["method"], scope["path"]))
-        if endpoint is None:
+            route = self._table.get((scope["method"], scope["path"]))
+        if route is None:
             await self._app(scope, receive, send)
             return
         scope["app"] = self._app
+        scope["route"] = route
         request = Request(scope, receive)
         try:
             if REFUSAL in scope:
                 raise scope[REFUSAL]
-            response = await endpoint(request)
+            response: Response = await route.endpoint(request)
         except RunfoldError as error:
             response = await answer_runfold_error(request, error)
         except HTTPException as error:
@@ -167,23 +173,25 @@ def create_app(wiring: Wiring) -> ASGIApp:
     Its lifespan's state has the short way under `express`, for the server that offers one.
     """
     settings = wiring.settings
+    counts = RequestCounts(settings.static_prefix)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         async with running_services(wiring) as services, query_slots(settings) as slots:
             app.state.services = services
+            app.state.request_counts = counts
             app.state.query_slots = slots
             if settings.artifacts_only:
                 yield {}
             else:
-                yield {"express": Express(services, security, settings.static_prefix)}
+                yield {"express": Express(services, security, settings.static_prefix, counts)}
 
     routes = all_routes(settings)
     rest = Starlette(routes=routes, lifespan=lifespan, exception_handlers=EXCEPTION_HANDLERS)
     rest.router.redirect_slashes = False
     app = UnexpectedErrors(Consistency(Dispatch(rest, routes)))
     security = None if settings.disable_security_middleware else _secured(app, settings)
-    return security or app
+    return Counted(security or app, counts)
 
 
 def _secured(app: ASGIApp, settings: Settings) -> Security:
@@ -212,10 +220,13 @@ async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
         reader,
         Gate(reader, watch),
         wiring.artifacts,
+        wiring.worker_counts,
     )
     if wiring.folded_fd is not None:
         watch.listen(wiring.folded_fd)
-    polling = asyncio.create_task(watch.run())
+    # Where nobody tells this process what is folded it looks more often.
+    every_s = POLL_IDLE_S if wiring.folded_fd is not None else POLL_ALONE_S
+    polling = asyncio.create_task(watch.run(every_s))
     try:
         await experiments.ensure_default_experiment(services)
         yield services

@@ -15,6 +15,7 @@ import structlog
 
 from api.answers import json_answer
 from api.limits import BATCH_BYTES_MAX
+from api.request_counts import RequestCounts
 from api.run_logging import QUICK
 from api.security import Security
 from api.services import Services
@@ -42,10 +43,20 @@ class Express:
 
     body_bytes_max: Final = BATCH_BYTES_MAX
 
-    def __init__(self, services: Services, security: Security | None, static_prefix: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        security: Security | None,
+        static_prefix: str,
+        counts: RequestCounts,
+    ) -> None:
         self._services = services
         self._security = security
         self._quick = {(static_prefix + path).encode(): quick for path, quick in QUICK.items()}
+        self._counts = {
+            (static_prefix + path).encode(): counts.of(static_prefix + path, "POST")
+            for path in QUICK
+        }
         response = json_answer({})
         headers: Sequence[Header] = [*response.raw_headers, *(security.headers if security else ())]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
@@ -72,6 +83,10 @@ class Express:
             elif name in NOT_PLAIN:
                 return False
         return hosts == types == 1
+
+    def count(self, target: bytes, seconds: float) -> None:
+        """Counts a request that was taken and answered."""
+        self._counts[target].add(200, seconds)
 
     def take(self, target: bytes, body: bytes, client: str | None, answered: Answered) -> bool:
         """Has the request's event appended; `answered` is called once it is durable, or with the

@@ -91,6 +91,7 @@ with mlflow.start_run():
 <section>
   <h2>Look at this server</h2>
   <p><a href="{path}/health">health</a> (as JSON with <code>Accept: application/json</code>),
+  <a href="{path}/ready">ready</a>, <a href="{path}/metrics">metrics</a>,
   <a href="{path}/version">version</a>,
   <a href="{path}/api/3.0/mlflow/server-info">server-info</a>,
   <a href="{path}/api/2.0/mlflow/experiments/search?max_results=100">experiments</a>,

@@ -28,6 +28,7 @@ class QuerySlots:
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.refused = 0
+        self.taken = 0
         self.snapshot_turn = asyncio.Lock()
         """Whoever takes a snapshot holds it: two at once would take twice as much from those who
         log. The thread keeps the server's priority; one with less could hold Python's lock while
@@ -51,6 +52,7 @@ class QuerySlots:
         """
         if self._running < self._slots:
             self._running += 1
+            self.taken += 1
             return
         if len(self._waiting) >= self._slots * WAITING_PER_SLOT:
             raise self._refusal()
@@ -58,6 +60,7 @@ class QuerySlots:
         self._waiting.append(turn)
         try:
             await asyncio.wait_for(turn, WAIT_MAX_S)
+            self.taken += 1
         except TimeoutError:
             raise self._refusal() from None
         except asyncio.CancelledError:

@@ -25,8 +25,9 @@ PRIVATE_NETWORKS: Final = tuple(
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 )
 CHANGING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-OPEN_PATHS: Final = ("/health", "/version")
-"""What a load balancer asks under whatever name it knows the server by."""
+OPEN_PATHS: Final = ("/health", "/ready", "/metrics", "/version")
+"""What load balancers and scrapers ask under whatever name they know the server by. No answer has
+anything of a run in it."""
 
 VERDICTS_MAX: Final = 1000
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")

@@ -19,9 +19,10 @@ from api.watch import Watch
 from events.artifact_uris import ArtifactRoots
 from events.errors import ERRORS_BY_CODE, RunfoldError, TemporarilyUnavailable
 from events.event import JOURNAL, LANES, EventType, NewEvent, Partition
-from events.group_commit import Done, GroupCommit
+from events.group_commit import CommitCounts, Done, GroupCommit
 from events.log import Log
 from events.settings import Settings
+from events.worker_counts import WorkerCounts
 from projections.database import Views
 from projections.experiments import get_experiment
 from projections.folding import Checkpoint, purged_error
@@ -69,6 +70,11 @@ class Writer:
                 done(result)
 
         self._loop.call_soon_threadsafe(on_loop)
+
+    @property
+    def commits(self) -> CommitCounts:
+        """What was committed, and how long it took."""
+        return self._commit.counts
 
     def submit(self, event: NewEvent, answered: Callable[[Exception | None], None]) -> None:
         """Has an event of the points lane appended; `answered` is called when it is durable, with
@@ -351,8 +357,10 @@ class Services:
     views: Reader
     gate: Gate
     artifacts: ArtifactRoots
+    worker_counts: WorkerCounts | None = None
+    """What the workers of the same server count; None where they run elsewhere."""
 
-    def _lake_behind_s(self) -> float | None:
+    def lake_behind_s(self) -> float | None:
         """How old the lake's exports are at most; None while there are none."""
         with self.views_file.read() as connection:
             lag_ms = export_lag_ms(connection, time.time_ns() // 1_000_000)
@@ -363,6 +371,7 @@ class Services:
         checkpoints: Mapping[Partition, Checkpoint]
         try:
             checkpoints = self.views_file.checkpoints()
+            behind_s = self.lake_behind_s()
         except TemporarilyUnavailable as error:
             return {"status": "starting", "reason": error.message}
         try:
@@ -377,7 +386,7 @@ class Services:
         return {
             "status": "stopped" if stopped else "ok",
             "lanes": lanes,
-            "lake": {"behind_s": self._lake_behind_s()},
+            "lake": {"behind_s": behind_s},
             "waits": {
                 "count": self.watch.waits,
                 "over_the_bound": self.watch.waits_over,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from events.counters import SECONDS, Histogram
 from events.errors import TemporarilyUnavailable
 from events.event import JOURNAL, Partition
 from projections.database import Views
@@ -22,6 +23,9 @@ logger = structlog.get_logger(__name__)
 POLL_WAITING_S = 0.02
 """How often to look at the checkpoints while somebody waits and no wake-up comes."""
 POLL_IDLE_S = 1.0
+POLL_ALONE_S = 0.1
+"""The same where no projector wakes this process: for so long it may take a run for active that was
+deleted through another one."""
 SLOW_WAIT_S = 1.0
 
 Reached = Callable[[], None]
@@ -41,6 +45,7 @@ class Watch:
         self._looks_again: asyncio.TimerHandle | None = None
         self.checkpoints: Mapping[Partition, Checkpoint] = Checkpoints()
         self.waits = 0
+        self.waited = Histogram(SECONDS)
         self.waits_over = 0
         self.waited_s_max = 0.0
 
@@ -70,11 +75,11 @@ class Watch:
                 _, _, reached = heapq.heappop(waiters)
                 reached()
 
-    async def run(self) -> None:
+    async def run(self, every_s: float = POLL_IDLE_S) -> None:
         """Looks now and then, for what other processes and machines fold."""
         while True:
             self.look()
-            await asyncio.sleep(POLL_IDLE_S)
+            await asyncio.sleep(every_s)
 
     def _look_again(self) -> None:
         """Polls while somebody waits, for when a wake-up is late or lost."""
@@ -115,6 +120,7 @@ class Watch:
                 await self._until(partition, position, left_s)
         waited_s = time.monotonic() - started
         self.waits += 1
+        self.waited.observe(waited_s)
         self.waited_s_max = max(self.waited_s_max, waited_s)
         if waited_s > SLOW_WAIT_S:
             logger.warning("slow wait for the views", waited_ms=round(waited_s * 1000))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from events.counters import SECONDS, SIZES, Histogram
 from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import NewEvent
 from events.log import Log
@@ -29,6 +30,15 @@ COMMIT_EVENTS_MAX = 2_000
 COMMIT_BYTES_MAX = 16 << 20
 
 
+class CommitCounts:
+    """What was committed; changed by the thread that commits."""
+
+    def __init__(self) -> None:
+        self.events = Histogram(SIZES)
+        self.seconds = Histogram(SECONDS)
+        self.errors = 0
+
+
 _Request = tuple[Sequence[NewEvent], Done]
 _END: _Request = ((), lambda _result: None)
 
@@ -45,6 +55,7 @@ class GroupCommit:
         the thread where they belong."""
         self._log = log
         self._woken = woken
+        self.counts = CommitCounts()
         self._told = 0.0
         self._owes_wake = False
         self._settle = settle
@@ -123,9 +134,12 @@ class GroupCommit:
         try:
             positions = self._log.append(events)
         except Exception as error:
+            self.counts.errors += 1
             refusal = self._refusal(error, len(events))
             self._settle([(done, refusal) for _, done in requests])
             return
+        self.counts.seconds.observe(time.perf_counter() - started)
+        self.counts.events.observe(len(events))
         self._owes_wake = True
         if (now := time.monotonic()) - self._told >= WAKE_EVERY_S:
             self._wake(now)

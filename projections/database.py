@@ -25,8 +25,9 @@ FINGERPRINT = "fingerprint"
 NOT_THERE = "The views are not there yet: they are being made from the log. Try again shortly."
 MADE_AGAIN = "The views are being made from the log again. Try again shortly."
 
-PROJECTOR, MAINTENANCE = "projector", "maintenance"
-"""The locks: of who folds, and of who may replace the views."""
+PROJECTOR, SEALER, GC, MAINTENANCE = "projector", "sealer", "gc", "maintenance"
+"""The locks: of who folds, who seals and exports, who purges now and then, and who may replace the
+views."""
 
 
 class AlreadyRunning(Exception):

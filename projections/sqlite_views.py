@@ -27,7 +27,6 @@ from projections.database import (
     CHECKPOINT_COLUMNS,
     FINGERPRINT,
     MADE_AGAIN,
-    MAINTENANCE,
     NOT_THERE,
     PROJECTOR,
     AlreadyRunning,
@@ -185,7 +184,7 @@ class SqliteViews:
         deadline = time.monotonic() + wait_s
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            with file_lock(self.path.with_name(self.path.name + _LOCKS[name])) as held:
+            with file_lock(self.path.with_name(self.path.name + _lock_suffix(name))) as held:
                 if held:
                     if name == PROJECTOR:
                         self._wal_pages = PROJECTORS_WAL_PAGES
@@ -286,8 +285,11 @@ class SqliteViews:
             engine.dispose()
 
 
-_LOCKS = {PROJECTOR: ".lock", MAINTENANCE: ".maintenance.lock"}
 LOCK_POLL_S = 0.02
+
+
+def _lock_suffix(name: str) -> str:
+    return ".lock" if name == PROJECTOR else f".{name}.lock"
 
 
 @contextlib.contextmanager

@@ -41,6 +41,21 @@ def start_runfold() -> Iterator[Callable[..., servers.Server]]:
         server.kill()
 
 
+@pytest.fixture
+def start_role() -> Iterator[Callable[..., servers.Server]]:
+    """Starts one role of Runfold alone on a given home; what still runs at the end is killed."""
+    started: list[servers.Server] = []
+
+    def start(home: Path, words: str, *flags: str) -> servers.Server:
+        server = servers.role(home, words, *flags)
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.kill()
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Service]:
     """PostgreSQL, for all tests of the session."""

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from tests.servers import Server, send
-from workers.cli import COMMANDS
+from workers.cli import COMMANDS, WORKERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -67,7 +67,8 @@ def test_every_page_is_reached_from_the_readme() -> None:
 def test_every_command_is_documented() -> None:
     """Each command that `runfold --help` shows is explained in the page on operations."""
     page = (ROOT / "docs/operations.md").read_text("utf-8")
-    for name, (module, function) in COMMANDS.items():
+    workers = {f"worker {name}": found for name, found in WORKERS.items()}
+    for name, (module, function) in {**COMMANDS, **workers}.items():
         command = getattr(importlib.import_module(module), function)
         assert isinstance(command, click.Command)
         assert command.hidden or f"runfold {name}" in page, name

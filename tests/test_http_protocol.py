@@ -63,10 +63,15 @@ class Line:
     def __init__(self) -> None:
         self.taken: list[tuple[bytes, str | None, Answered]] = []
         self.takes = True
+        self.counted: list[tuple[bytes, float]] = []
 
     def admits(self, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         """One target, but for a header that speaks against it."""
         return target == TARGET and (b"x-long-way", b"yes") not in headers
+
+    def count(self, target: bytes, seconds: float) -> None:
+        """Keeps how long it took."""
+        self.counted.append((target, seconds))
 
     def take(self, target: bytes, body: bytes, client: str | None, answered: Answered) -> bool:
         """Keeps the request, where the test wants it so."""

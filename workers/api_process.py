@@ -15,6 +15,7 @@ import uvicorn
 from api.app import Wiring, create_app
 from events.log import LogError
 from events.settings import Settings
+from events.worker_counts import WorkerCounts
 from workers.http_protocol import ExpressProtocol
 from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
@@ -32,15 +33,23 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 8 << 20
 
 
-@click.command("api", hidden=True)
-@click.option("--wake-fd", type=int, help="Pipe that gives a byte when the projector has folded.")
-@click.option("--notify-fd", type=int, help="Pipe that gets a byte when the log has grown.")
-@click.option("--lifeline-fd", type=int, help="Pipe that ends with the supervisor.")
+@click.command("api")
+@click.option("--wake-fd", type=int, hidden=True, help="Gives a byte when something was folded.")
+@click.option("--notify-fd", type=int, hidden=True, help="Gets a byte when the log has grown.")
+@click.option("--lifeline-fd", type=int, hidden=True, help="Ends with the supervisor.")
+@click.option("--counts-fd", type=int, hidden=True, help="Memory shared with the workers.")
 @server_options
 def api_command(
-    wake_fd: int | None, notify_fd: int | None, lifeline_fd: int | None, **options: Any
+    wake_fd: int | None,
+    notify_fd: int | None,
+    lifeline_fd: int | None,
+    counts_fd: int | None,
+    **options: Any,
 ) -> None:
-    """Serve the API alone; a worker must fold beside it."""
+    """Serve the API alone, as often as wanted on the same log and views.
+
+    A `runfold worker projector` must fold beside it, and a `runfold worker sealer` should seal.
+    """
     settings = settings_from(options)
     end_with_parent(lifeline_fd)
     _keep_freed_memory()
@@ -48,8 +57,17 @@ def api_command(
     listener = _listen(settings)
     try:
         with opened_stores(settings) as stores:
+            counts = None if counts_fd is None else WorkerCounts(counts_fd)
             app = create_app(
-                Wiring(settings, stores.log, stores.views, stores.artifacts, notify_fd, wake_fd)
+                Wiring(
+                    settings,
+                    stores.log,
+                    stores.views,
+                    stores.artifacts,
+                    notify_fd,
+                    wake_fd,
+                    counts,
+                )
             )
             address = f"http://{settings.host}:{settings.port}{settings.static_prefix}"
             logger.info("listening", address=address, home=str(settings.home))

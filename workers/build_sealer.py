@@ -160,7 +160,7 @@ class _Orders:
         self._thread.join()
 
 
-@click.command("build-sealer")
+@click.command("build-sealer", hidden=True)
 def build_sealer_command() -> None:
     """Seal the points of views that a command makes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

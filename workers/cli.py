@@ -22,9 +22,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 WORKERS: dict[str, tuple[str, str]] = {
     "projector": ("workers.projector_process", "projector_command"),
     "sealer": ("workers.sealer_process", "sealer_command"),
+    "gc": ("workers.gc_process", "gc_worker_command"),
     "build-sealer": ("workers.build_sealer", "build_sealer_command"),
 }
-"""The processes that `runfold server` starts beside the API, and that `rebuild` and `verify` do."""
+"""The processes that `runfold server` starts beside the API, or that are started alone; the last is
+what `rebuild` and `verify` start."""
 
 COLLECT_EVERY = 20_000
 """New containers after which the garbage collector looks for cycles among them."""
@@ -51,9 +53,12 @@ class Commands(click.Group):
         return command
 
 
-@click.command("worker", cls=Commands, table=WORKERS, hidden=True)
+@click.command("worker", cls=Commands, table=WORKERS)
 def worker_group() -> None:
-    """Run one of the server's workers alone."""
+    """Run one of the server's workers alone, beside `runfold api`.
+
+    Each can run many times: one of a role is active, the others stand by to take over.
+    """
 
 
 @click.command(

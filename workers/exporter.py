@@ -20,6 +20,7 @@ import structlog
 
 from events.errors import TemporarilyUnavailable
 from events.log import Log
+from events.worker_counts import EXPORT_ERRORS, EXPORT_SECONDS, WorkerCounts
 from projections.lake import DuckDB, generation_lock, open_duckdb, remove_file
 from projections.lake_exports import (
     EVENT_FILES_MAX,
@@ -77,11 +78,13 @@ class Exporter:
         log: Log,
         lake: Path,
         settings: ExporterSettings | None = None,
+        counts: WorkerCounts | None = None,
     ) -> None:
         self._views = views
         self._log = log
         self._lake = lake
         self._settings = settings or ExporterSettings()
+        self._counts = counts or WorkerCounts()
         self._published = Published(lake)
         self._sweep_at = 0.0
 
@@ -102,7 +105,9 @@ class Exporter:
                 if stop.is_set():
                     break
                 logger.exception("exporting failed; trying again")
+                self._counts.add(EXPORT_ERRORS)
             spent_s = time.monotonic() - started
+            self._counts.observe(EXPORT_SECONDS, spent_s)
             wait_s = max(self._settings.export_age_s, spent_s / self._settings.share)
 
     def round(self, stop: threading.Event | None = None, *, wait: bool = False) -> bool:

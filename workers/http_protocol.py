@@ -7,6 +7,7 @@ is then offered to it. What it does not take goes uvicorn's way, as if nothing h
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -41,6 +42,9 @@ class ExpressLine(Protocol):
     ) -> bool:
         """Takes a request and calls `answered` later, or leaves it."""
 
+    def count(self, target: bytes, seconds: float) -> None:
+        """Counts a request that was taken and done."""
+
 
 class _Ignored(asyncio.Event):
     """Nobody waits for what happens to a request on the short way."""
@@ -59,6 +63,7 @@ class _Taken(RequestResponseCycle):
         # Not the base's: there is no task, and nothing of what it would need.
         self.scope = scope
         self.target = target
+        self.started = time.perf_counter()
         self.chunks: list[bytes] = []
         self.size_bytes = 0
         self.keep_alive = True
@@ -141,6 +146,8 @@ class ExpressProtocol(HttpToolsProtocol):
         super().on_body(b"".join(taking.chunks))
 
     def _answer(self, taken: _Taken, error: Exception | None) -> None:
+        if self._express is not None and error is None:
+            self._express.count(taken.target, time.perf_counter() - taken.started)
         if self._express is None or self.transport.is_closing():
             taken.response_complete = True
             return

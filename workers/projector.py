@@ -6,13 +6,14 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from events.event import Lane, Partition
+from events.event import Event, Lane, Partition
 from events.log import Log
 from events.wake import GROWN, WAITED_FOR
+from events.worker_counts import FOLD_ERRORS, FOLD_SECONDS, FOLDED_EVENTS, WorkerCounts
 from projections.database import Views
 from projections.folding import fold_batch, read_checkpoint
 
@@ -32,12 +33,18 @@ class Projector:
     """Folds events in order, a batch a transaction, and stops a partition at what it can't fold."""
 
     def __init__(
-        self, log: Log, views: Views, folded: Callable[[bytes], None] = lambda _byte: None
+        self,
+        log: Log,
+        views: Views,
+        folded: Callable[[bytes], None] = lambda _byte: None,
+        counts: WorkerCounts | None = None,
     ) -> None:
-        """`folded` is called after each batch, to wake who waits for it."""
+        """`folded` is called after each batch, to wake who waits for it; `counts` gets what was
+        done."""
         self._log = log
         self._views = views
         self._folded = folded
+        self._counts = counts or WorkerCounts()
         self._stopped: dict[Partition, str] = {}
         self._retry_at: dict[Partition, float] = {}
 
@@ -52,12 +59,14 @@ class Projector:
             events = [event for event in events if event.position <= until]
         if not events:
             return 0
+        started = time.monotonic()
         with self._views.write() as connection:
             before = read_checkpoint(connection, partition)
             # Another file of views may have taken this one's place since the look above.
             if before.position != after_position:
                 return 1
             after = fold_batch(connection, partition, events, before)
+        self._count(partition.lane, events, after.position, time.monotonic() - started)
         if after.stopped is not None:
             self._retry_at[partition] = time.monotonic() + RETRY_STOPPED_S
             if self._stopped.get(partition) != after.stopped:
@@ -68,6 +77,12 @@ class Projector:
         if after != before:
             self._folded(GROWN)
         return after.position - before.position
+
+    def _count(self, lane: Lane, events: Sequence[Event], folded_to: int, seconds: float) -> None:
+        whole = events[-1].position <= folded_to
+        count = len(events) if whole else sum(one.position <= folded_to for one in events)
+        self._counts.add(FOLDED_EVENTS[lane], count)
+        self._counts.observe(FOLD_SECONDS[lane], seconds)
 
     def catch_up(self, progress: Callable[[int], None] = lambda _count: None) -> None:
         """Folds all that the log holds now. Leaves a partition where it stops."""
@@ -96,6 +111,7 @@ class Projector:
                     due = time.monotonic() + POLL_S
             except Exception:
                 logger.exception("folding failed; trying again")
+                self._counts.add(FOLD_ERRORS)
                 stop.wait(RETRY_FAILED_S)
                 continue
             if more:

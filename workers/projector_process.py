@@ -1,8 +1,11 @@
-"""`runfold worker projector`: folds the log into the views. It never loads DuckDB."""
+"""`runfold worker projector`: folds the log into the views. It never loads DuckDB.
+
+One is active; others stand by. Without the pipes of `runfold server` it looks at the log by itself
+every now and then, which is often enough.
+"""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,48 +15,41 @@ import structlog
 
 from events.log import LogError
 from events.wake import GROWN, wake
-from projections.database import PROJECTOR, AlreadyRunning
-from workers.lifeline import end_with_parent, told_to_stop
-from workers.logs import configure_logs
-from workers.options import server_options, settings_from
+from projections.database import PROJECTOR
+from workers.options import server_options
 from workers.projector import Projector
-from workers.server import FOLDER_TAKEN
 from workers.stores import Stores, opened_stores
+from workers.worker_process import WorkerProcess, worker_options
 
 logger = structlog.get_logger(__name__)
 
-LOCK_WAIT_S = 3.0
-"""A killed server's projector needs a moment to notice that it is alone."""
 OWN_EVENTS = 1
 """The default experiment's is there before anybody logs anything."""
 
 
 @click.command("projector")
-@click.option("--wake-fd", type=int, help="Pipe that gives a byte when the log has grown.")
-@click.option("--notify-fd", type=int, help="Pipe that gets a byte when something was folded.")
-@click.option("--sealer-fd", type=int, help="Pipe that gets a byte once the sealer has work.")
-@click.option("--lifeline-fd", type=int, help="Pipe that ends with the supervisor.")
+@click.option("--wake-fd", type=int, hidden=True, help="Gives a byte when the log has grown.")
+@click.option("--notify-fd", type=int, hidden=True, help="Gets one when something was folded.")
+@click.option("--sealer-fd", type=int, hidden=True, help="Gets one once the sealer has work.")
+@worker_options
 @server_options
 def projector_command(
-    wake_fd: int | None,
-    notify_fd: int | None,
-    sealer_fd: int | None,
-    lifeline_fd: int | None,
-    **options: Any,
+    wake_fd: int | None, notify_fd: int | None, sealer_fd: int | None, **options: Any
 ) -> None:
-    """Fold the log into the views."""
-    settings = settings_from(options)
-    end_with_parent(lifeline_fd)
-    configure_logs(settings.log_level, "projector")
-    stop = told_to_stop()
+    """Fold the log into the views.
+
+    Of many that run on the same views one folds, and the others stand by to take over.
+    """
+    process = WorkerProcess("projector", options)
     try:
-        with opened_stores(settings) as s, s.views.lock(PROJECTOR, LOCK_WAIT_S, stop.set):
-            _prepare(s)
-            folded = _telling(s, notify_fd, sealer_fd)
-            Projector(s.log, s.views, folded).run(stop, wake_fd)
-    except AlreadyRunning as error:
-        click.echo(f"runfold: {error}", err=True)
-        sys.exit(FOLDER_TAKEN)
+        with opened_stores(process.settings) as s:
+
+            def fold() -> None:
+                _prepare(s)
+                folded = _telling(s, notify_fd, sealer_fd)
+                Projector(s.log, s.views, folded, process.counts).run(process.ended, wake_fd)
+
+            process.run(s.views, PROJECTOR, fold)
     except LogError as error:
         raise click.ClickException(str(error)) from error
 

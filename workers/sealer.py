@@ -23,7 +23,9 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from events import worker_counts
 from events.errors import TemporarilyUnavailable
+from events.worker_counts import WorkerCounts
 from projections.lake import (
     LOCK,
     DuckDB,
@@ -122,6 +124,7 @@ class Sealer:
         *,
         building: bool = False,
         heavy: Heavy = _at_once,
+        counts: WorkerCounts | None = None,
     ) -> None:
         """`building`: these views are being made beside the live ones. Their files are then kept
         from the live sealer's sweeps until `close`, which comes after they took the live ones'
@@ -132,6 +135,7 @@ class Sealer:
         self._settings = settings or SealerSettings()
         self._building = building
         self._heavy = heavy
+        self._counts = counts or WorkerCounts()
         self._held = contextlib.ExitStack()
         self._held_generation: str | None = None
         self._duckdb: DuckDB | None = None
@@ -152,6 +156,7 @@ class Sealer:
                 if stop.is_set():
                     break
                 logger.exception("sealing failed; trying again")
+                self._counts.add(worker_counts.SEAL_ERRORS)
                 stop.wait(10 * self._settings.round_s)
         self.close()
 
@@ -306,13 +311,18 @@ class Sealer:
             if isinstance(error, _Changed):
                 return False
             raise
+        points, size_bytes = (written.points, written.size_bytes) if written else (0, 0)
+        seconds = time.monotonic() - started
+        self._counts.observe(worker_counts.SEAL_SECONDS, seconds)
+        self._counts.add(worker_counts.SEALED_POINTS, points)
+        self._counts.add(worker_counts.SEALED_BYTES, size_bytes)
         logger.info(
             "sealed",
             experiment_id=experiment_id,
             blocks=len(ids),
-            points=written.points if written else 0,
-            bytes=written.size_bytes if written else 0,
-            ms=round((time.monotonic() - started) * 1000),
+            points=points,
+            bytes=size_bytes,
+            ms=round(seconds * 1000),
         )
         return True
 
@@ -400,13 +410,16 @@ class Sealer:
             raise
         if not written.points:
             remove_file(self._lake, written.path)
+        seconds = time.monotonic() - started
+        self._counts.observe(worker_counts.MERGE_SECONDS, seconds)
+        self._counts.add(worker_counts.MERGED_POINTS, written.points)
         logger.info(
             "rewritten" if without else "merged",
             experiment_id=experiment_id,
             segments=len(chosen),
             points=written.points,
             bytes=written.size_bytes,
-            ms=round((time.monotonic() - started) * 1000),
+            ms=round(seconds * 1000),
         )
 
     def _remove_purged(self, generation: str) -> bool:

@@ -2,9 +2,8 @@
 lake.
 
 A process of its own, since what it does with the processor would hold up folding. It needs neither
-pipe of the others: it looks at the views in rounds, and takes each round under the lock of their
-generation, so that it may run beside another of its kind, which happens for a moment when a server
-was killed.
+pipe of the others: it looks at the views in rounds. One is active, others stand by; each round is
+under the lock of the views' generation too, for `gc` and `rebuild` write the lake as well.
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ from typing import Any
 import click
 
 from events.log import LogError
-from events.settings import Settings
+from projections.database import SEALER
 from workers.exporter import Exporter, ExporterSettings
-from workers.lifeline import end_with_parent, told_to_stop
-from workers.logs import configure_logs
-from workers.options import server_options, settings_from
+from workers.options import server_options
 from workers.sealer import Sealer, SealerSettings
 from workers.stores import Stores, opened_stores
+from workers.worker_process import WorkerProcess, worker_options
 
 NICENESS = 5
 """What is sealed a second later, nobody notices. But folding waits for the transactions, so
@@ -32,22 +30,23 @@ what is nice is a thread without any: locking the views without a processor woul
 
 
 @click.command("sealer")
-@click.option("--lifeline-fd", type=int, help="Pipe that ends with the supervisor.")
+@worker_options
 @server_options
-def sealer_command(lifeline_fd: int | None, **options: Any) -> None:
-    """Seal metric points into Parquet files, and export what else there is."""
-    settings = settings_from(options)
-    end_with_parent(lifeline_fd)
-    configure_logs(settings.log_level, "sealer")
-    stop = told_to_stop()
+def sealer_command(**options: Any) -> None:
+    """Seal metric points into Parquet files, and export what else there is.
+
+    Of many that run on the same views one works, and the others stand by to take over.
+    """
+    process = WorkerProcess("sealer", options)
     try:
-        with opened_stores(settings) as stores:
-            _seal(settings, stores, stop)
+        with opened_stores(process.settings) as stores:
+            process.run(stores.views, SEALER, lambda: _seal(process, stores))
     except LogError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _seal(settings: Settings, stores: Stores, stop: threading.Event) -> None:
+def _seal(process: WorkerProcess, stores: Stores) -> None:
+    settings, stop, counts = process.settings, process.ended, process.counts
     sealing = SealerSettings(seal_points=settings.seal_points, seal_age_s=settings.seal_age_s)
     nice = ThreadPoolExecutor(1, "heavy", _be_nice)
     sealer = Sealer(
@@ -55,9 +54,10 @@ def _seal(settings: Settings, stores: Stores, stop: threading.Event) -> None:
         settings.lake_path,
         sealing,
         heavy=lambda work: nice.submit(work).result(),
+        counts=counts,
     )
     exporting = ExporterSettings(export_age_s=settings.export_age_s)
-    exporter = Exporter(stores.views, stores.log, settings.lake_path, exporting)
+    exporter = Exporter(stores.views, stores.log, settings.lake_path, exporting, counts)
     beside = [
         threading.Thread(target=sealer.run, args=(stop,), name="sealer"),
         threading.Thread(target=exporter.run, args=(stop,), name="exporter"),

@@ -29,7 +29,7 @@ TEND_S = 0.1
 SEALER_AFTER_S = 2.0
 """The first answer does not need the sealer, so it leaves the processors to the others' start."""
 PORT_TAKEN, FOLDER_TAKEN = 98, 97
-"""Exit codes of a child for which another try makes no sense."""
+"""Exit codes for what another try does not help; the first is the API's too."""
 
 
 @dataclass
@@ -103,19 +103,27 @@ def _children(settings: Settings) -> list[_Child]:
     to_api, from_projector = os.pipe()
     # Only this process holds the writing end, so that its death is an end of file to the children.
     lifeline, _held = os.pipe()
-    fds = {"--wake-fd": to_api, "--notify-fd": from_api, "--lifeline-fd": lifeline}
+    of_all = {"--lifeline-fd": lifeline, **_shared_counts()}
+    fds = {"--wake-fd": to_api, "--notify-fd": from_api, **of_all}
     api = _Child("api", ("api",), arguments, fds, environment)
     if settings.artifacts_only:
         return [api]
     # What is in this pipe is never read: the sealer, once wanted, is started again when it ends.
     sealer_wanted, wants_sealer = os.pipe()
-    fds = {"--wake-fd": to_projector, "--notify-fd": from_projector, "--lifeline-fd": lifeline}
+    fds = {"--wake-fd": to_projector, "--notify-fd": from_projector, **of_all}
     fds["--sealer-fd"] = wants_sealer
     projector = _Child("projector", ("worker", "projector"), arguments, fds, environment)
-    fds = {"--lifeline-fd": lifeline}
-    sealer = _Child("sealer", ("worker", "sealer"), arguments, fds, environment, sealer_wanted)
+    sealer = _Child("sealer", ("worker", "sealer"), arguments, of_all, environment, sealer_wanted)
     sealer.restart_at = time.monotonic() + SEALER_AFTER_S
     return [sealer, projector, api]
+
+
+def _shared_counts() -> dict[str, int]:
+    """Memory in which the workers count, for the API's /metrics; only Linux has one without a
+    file."""
+    if sys.platform == "linux":
+        return {"--counts-fd": os.memfd_create("runfold-counts")}
+    return {}
 
 
 def _tend(children: list[_Child]) -> int:
@@ -129,7 +137,7 @@ def _tend(children: list[_Child]) -> int:
         ended = child.process.poll()
         if ended is None:
             continue
-        if ended in (PORT_TAKEN, FOLDER_TAKEN):
+        if ended == PORT_TAKEN:
             return ended
         child.failures = 0 if now - child.started > HEALTHY_S else child.failures + 1
         delay_s = RESTART_DELAYS_S[min(child.failures, len(RESTART_DELAYS_S) - 1)]
