@@ -89,7 +89,7 @@ def test_a_role_tells_its_own_alone() -> None:
     WorkerCounts().write(exposition, ["gc"])
     names = {name for name, _ in parsed(exposition.text())}
     assert "runfold_gc_purged_total" in names
-    assert not any("fold_" in name or "seal" in name for name in names)
+    assert not any("_fold" in name or "seal" in name for name in names)
 
 
 def test_every_measure_is_listed() -> None:

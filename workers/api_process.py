@@ -57,36 +57,18 @@ def api_command(
     listener = _listen(settings)
     try:
         with opened_stores(settings) as stores:
-            counts = None if counts_fd is None else WorkerCounts(counts_fd)
-            app = create_app(
-                Wiring(
-                    settings,
-                    stores.log,
-                    stores.views,
-                    stores.artifacts,
-                    notify_fd,
-                    wake_fd,
-                    counts,
-                )
+            wiring = Wiring(
+                settings,
+                stores.log,
+                stores.views,
+                stores.artifacts,
+                notify_fd,
+                wake_fd,
+                None if counts_fd is None else WorkerCounts(counts_fd),
             )
             address = f"http://{settings.host}:{settings.port}{settings.static_prefix}"
             logger.info("listening", address=address, home=str(settings.home))
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    app,
-                    loop="uvloop",
-                    http=ExpressProtocol,
-                    ws="none",
-                    lifespan="on",
-                    access_log=False,
-                    log_level="warning",
-                    timeout_graceful_shutdown=STOP_S,
-                    timeout_keep_alive=75,
-                    server_header=False,
-                    date_header=False,
-                )
-            )
-            server.run(sockets=[listener])
+            _server(wiring).run(sockets=[listener])
     except LogError as error:
         raise click.ClickException(str(error)) from error
 
@@ -101,6 +83,24 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:  # Only glibc has it.
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+
+
+def _server(wiring: Wiring) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(wiring),
+            loop="uvloop",
+            http=ExpressProtocol,
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=STOP_S,
+            timeout_keep_alive=75,
+            server_header=False,
+            date_header=False,
+        )
+    )
 
 
 def _listen(settings: Settings) -> socket.socket:

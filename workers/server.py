@@ -121,9 +121,10 @@ def _children(settings: Settings) -> list[_Child]:
 def _shared_counts() -> dict[str, int]:
     """Memory in which the workers count, for the API's /metrics; only Linux has one without a
     file."""
+    shared: dict[str, int] = {}
     if sys.platform == "linux":
-        return {"--counts-fd": os.memfd_create("runfold-counts")}
-    return {}
+        shared["--counts-fd"] = os.memfd_create("runfold-counts")
+    return shared
 
 
 def _tend(children: list[_Child]) -> int:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_a_standby_takes_over_and_nothing_is_lost(
         time.sleep(2.0)
         for active, standby in (projectors, sealers):
             active.kill()
-            took_s = eventually("taken over", lambda worker=standby: is_active(worker))
+            took_s = eventually("taken over", partial(is_active, standby))
             assert took_s < TAKEOVER_S_MAX
             assert "taking over" in standby.tail(1_000)
             time.sleep(1.5)
