@@ -76,9 +76,9 @@ def test_other_names_are_refused(host: str) -> None:
     assert answer.json()["error_code"] == "PERMISSION_DENIED"
 
 
-@pytest.mark.parametrize("path", ["/health", "/version"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/version"])
 def test_health_is_served_under_any_name(path: str) -> None:
-    """A load balancer may ask for the server's health under any name, nothing else."""
+    """Load balancers and scrapers may ask under any name, for that and nothing else."""
     assert ask(DEFAULTS, "evil.com", path=path, method="GET").status == 200
     assert ask(DEFAULTS, "evil.com", path=f"{path}/x", method="GET").status == 403
     prefixed = Security(app, static_prefix="/ml")
