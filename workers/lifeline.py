@@ -1,10 +1,11 @@
-"""How a child process learns that it is to end: told by a signal, or its supervisor is gone."""
+"""How a worker learns that it is to end: told by a signal, or its supervisor is gone."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 ORPHANED = 96
@@ -28,13 +29,12 @@ def end_with_parent(lifeline_fd: int | None) -> None:
     threading.Thread(target=watch, args=(lifeline_fd,), name="lifeline", daemon=True).start()
 
 
-def told_to_stop() -> threading.Event:
-    """What SIGTERM sets. Ctrl-C reaches every process of a terminal; the supervisor heeds it."""
-    stop = threading.Event()
+def when_told_to_stop(end: Callable[[], None], *, is_child: bool) -> None:
+    """Calls `end` at SIGTERM, and at Ctrl-C: that reaches every process of a terminal, but the
+    children of a server are ended by it, in their turn."""
 
     def on_signal(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
+        end()
 
     signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN if is_child else on_signal)

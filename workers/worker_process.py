@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import signal
 import threading
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -22,7 +20,7 @@ from events.errors import TemporarilyUnavailable
 from events.settings import Settings
 from events.worker_counts import ACTIVE, WorkerCounts
 from projections.database import AlreadyRunning, Views
-from workers.lifeline import end_with_parent
+from workers.lifeline import end_with_parent, when_told_to_stop
 from workers.logs import configure_logs
 from workers.options import settings_from
 
@@ -125,10 +123,8 @@ class WorkerProcess:
         self.turns = Turns()
         end_with_parent(lifeline_fd)
         configure_logs(self.settings.log_level, role)
-        signal.signal(signal.SIGTERM, self._on_signal)
-        # Ctrl-C goes to the children of a server too, which it ends in their turn.
         is_alone = lifeline_fd is None
-        signal.signal(signal.SIGINT, self._on_signal if is_alone else signal.SIG_IGN)
+        when_told_to_stop(self.turns.end, is_child=not is_alone)
         if metrics_port is not None and is_alone:
             # An HTTP server is half a megabyte that the children of a server need not have.
             page: Any = importlib.import_module("workers.worker_page")
@@ -155,6 +151,3 @@ class WorkerProcess:
                 self.counts.set(ACTIVE[self.role], 0)
 
         self.turns.run(views, lock, counted)
-
-    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        self.turns.end()
