@@ -87,7 +87,7 @@ class Session:
         """A connection of the pool. Raises TemporarilyUnavailable."""
         try:
             return self._engine.raw_connection()
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, self.error) as error:
             raise unreachable(error) from error
 
     @contextlib.contextmanager
