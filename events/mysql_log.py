@@ -13,6 +13,7 @@ from events.sql_writer import Append, Heads, Row
 MULTI_STATEMENTS = 1 << 16
 """The client's flag with which one message may hold several statements."""
 CREATE_WAIT_S = 60
+IDLE_S_MAX, IDLE_TRANSACTION_S_MAX = 600, 30
 PACKET_BYTES_MIN = 1 << 20
 _PURGED = ", ".join(f"'{name}'" for name in PURGED_TYPES)
 # Errors after which the server ends the session: killed, shutting down, idle for too long.
@@ -37,7 +38,8 @@ _TABLES = (
     "DROP TRIGGER IF EXISTS log_writers_count",
     """CREATE TRIGGER log_writers_count BEFORE UPDATE ON log_writers FOR EACH ROW
 BEGIN
-    IF NEW.sequence <> OLD.sequence + 1 THEN
+    IF NEW.sequence <> OLD.sequence + 1 AND NEW.journal = OLD.journal AND NEW.points = OLD.points
+    THEN
         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'this append was given up';
     END IF;
 END""",
@@ -169,6 +171,11 @@ class MysqlDialect:
 
     def check(self, cursor: Any) -> None:
         """See Dialect.check."""
+        # A client that is gone without a word leaves no transaction open for long.
+        cursor.execute(
+            "SET /*M! SESSION idle_write_transaction_timeout = "
+            f"{IDLE_TRANSACTION_S_MAX}, */ SESSION wait_timeout = {IDLE_S_MAX}"
+        )
         cursor.execute(
             "SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, "
             "@@max_allowed_packet"
@@ -197,8 +204,9 @@ class MysqlDialect:
 
     def append(self, cursor: Any, append: Append) -> Heads | None:
         """See Dialect.append. All goes to the server at once where it fits into one message, so
-        that no lock waits for a client. The heads' row is locked first, which everybody waits for;
-        so positions are given, and become visible, in the order of the commits."""
+        that no lock waits for a client. First the writer's row is counted up, where an append that
+        was given up fails; then the heads' row is locked, which everybody waits for. So positions
+        are given, and become visible, in the order of the commits."""
         for message in _messages(self._statements(cursor, append), self._message_bytes_max):
             cursor.execute(message)
             while cursor.nextset():
@@ -207,16 +215,15 @@ class MysqlDialect:
         return Heads(int(journal), int(points))
 
     def _statements(self, cursor: Any, append: Append) -> Iterator[str]:
+        mine = f"WHERE writer = '{append.writer}'"
         yield "BEGIN"
+        yield f"UPDATE log_writers SET sequence = {append.sequence} {mine}"
         grown = ", ".join(f"{lane} = {lane} + {len(rows)}" for lane, rows in append.rows.items())
         yield f"UPDATE log_heads SET {grown} WHERE id = 1"
         yield "SELECT journal, points INTO @journal, @points FROM log_heads WHERE id = 1"
         for lane, rows in append.rows.items():
             yield from _inserts(cursor, lane, rows, self._message_bytes_max)
-        yield (
-            f"UPDATE log_writers SET sequence = {append.sequence}, journal = @journal, "
-            f"points = @points WHERE writer = '{append.writer}'"
-        )
+        yield f"UPDATE log_writers SET journal = @journal, points = @points {mine}"
         yield "COMMIT"
         yield "SELECT @journal, @points"
 
@@ -229,6 +236,11 @@ class MysqlDialect:
         driver = connection.driver_connection
         code = error.args[0] if error.args else None
         return driver is None or not driver.open or code in _LOST_CODES
+
+    def socket_of(self, connection: Any) -> int:
+        """See Dialect.socket_of. The driver has no public name for it."""
+        socket = connection.driver_connection._sock
+        return -1 if socket is None else int(socket.fileno())
 
     def flush(self, cursor: Any) -> None:
         """See Dialect.flush. InnoDB shows a commit to others before it is on the disk; but its log

@@ -143,8 +143,12 @@ class PostgresqlDialect:
 
     @staticmethod
     def _is_missing(cursor: Any) -> bool:
-        cursor.execute("SELECT to_regclass('log_meta') IS NULL")
-        return bool(cursor.fetchone()[0])
+        # Not to_regclass: it answers from a cache that a wait for a lock does not renew.
+        cursor.execute(
+            "SELECT 1 FROM pg_catalog.pg_class WHERE relname = 'log_meta' "
+            "AND pg_catalog.pg_table_is_visible(oid)"
+        )
+        return cursor.fetchone() is None
 
     def check(self, cursor: Any) -> None:
         """See Dialect.check."""
@@ -190,6 +194,11 @@ class PostgresqlDialect:
         driver = connection.driver_connection
         state = getattr(error, "sqlstate", None) or ""
         return driver is None or bool(driver.closed) or state.startswith(("08", "57P"))
+
+    def socket_of(self, connection: Any) -> int:
+        """See Dialect.socket_of."""
+        driver = connection.driver_connection
+        return -1 if driver.closed else int(driver.fileno())
 
     def flush(self, cursor: Any) -> None:
         """See Dialect.flush. Nobody sees a commit before it is durable."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import select
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +70,9 @@ class Dialect(Protocol):
 
     def is_lost(self, error: Exception, connection: Any) -> bool:
         """Whether the error leaves open what the server did, rather than being its refusal."""
+
+    def socket_of(self, connection: Any) -> int:
+        """The descriptor that a driver's connection reads from; -1 where it is closed."""
 
     def flush(self, cursor: Any) -> None:
         """Returns once all that other sessions can see by now is durable."""
@@ -154,6 +158,8 @@ class SqlWriter:
     def _append(self, rows: Mapping[Lane, Sequence[Row]]) -> Heads | None:
         """None where the connection was lost."""
         cursor = self._cursor()
+        if not self._name:
+            self._register(cursor)
         self._unsettled = True
         try:
             heads = self._dialect.append(cursor, Append(self._name, self._sequence + 1, rows))
@@ -219,16 +225,24 @@ class SqlWriter:
             raise unreachable(error) from error
         self._sequence = number
         self._unsettled = False
-        return None if row[1] == number else Heads(row[2], row[3])
+        if row[1] == number:
+            # If it arrives yet it is refused, but it may hold this row locked for a while then.
+            self._name, self._sequence = "", 0
+            return None
+        return Heads(row[2], row[3])
 
     def _cursor(self) -> Any:
-        """A cursor on the writer's own connection, which is opened again after it was lost."""
+        """A cursor on the writer's own connection, which is opened again after it was lost.
+
+        Raises TemporarilyUnavailable, LogError.
+        """
+        if self._connection is not None and self._has_ended():
+            self._disconnect()
         if self._connection is None:
             self._connection = self._session.connect()
             try:
                 cursor = self._dialect.cursor(self._connection)
                 self._dialect.check(cursor)
-                self._register(cursor)
             except self._session.error as error:
                 self._disconnect()
                 raise unreachable(error) from error
@@ -237,15 +251,24 @@ class SqlWriter:
                 raise
         return self._dialect.cursor(self._connection)
 
+    def _has_ended(self) -> bool:
+        """Whether the server has ended the connection since it was last used: it has said
+        something unasked. Better known before an append is sent, for nothing is in doubt then."""
+        socket = self._dialect.socket_of(self._connection)
+        return socket < 0 or bool(select.select([socket], [], [], 0)[0])
+
     def _register(self, cursor: Any) -> None:
-        if self._name:
-            return
+        """Makes this writer's row. Raises TemporarilyUnavailable."""
         name = secrets.token_hex(16)
-        cursor.execute(
-            "INSERT INTO log_writers (writer, sequence, fenced, journal, points) "
-            "VALUES (%s, 0, 0, 0, 0)",
-            (name,),
-        )
+        try:
+            cursor.execute(
+                "INSERT INTO log_writers (writer, sequence, fenced, journal, points) "
+                "VALUES (%s, 0, 0, 0, 0)",
+                (name,),
+            )
+        except self._session.error as error:
+            self._disconnect()
+            raise unreachable(error) from error
         self._name = name
 
     def _disconnect(self) -> None:

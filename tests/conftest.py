@@ -98,3 +98,13 @@ def views_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'views.db'}"
     return str(request.getfixturevalue(f"{request.param}_uri"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the longest tests go on; the full lengths are in docs/backends.md."""
+    parser.addoption(
+        "--storm-seconds",
+        type=float,
+        default=5.0,
+        help="How long six writers append to a database server beside a reader.",
+    )
