@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from events.errors import TemporarilyUnavailable
 from events.event import Event, Lane, Partition
-from events.log import Log
+from events.log import Log, LogError
 from events.wake import GROWN, WAITED_FOR
 from events.worker_counts import FOLD_ERRORS, FOLD_SECONDS, FOLDED_EVENTS, WorkerCounts
 from projections.database import Views
@@ -23,10 +24,25 @@ BATCH_EVENTS: dict[Lane, int] = {"journal": 1_000, "points": 256}
 """Events in one transaction: enough to share its cost, few enough that readers wait little."""
 POLL_S = 0.25
 """How long to wait for a wake-up before looking at the log anyway."""
+LOOK_S = 0.01
+"""How often to look at where a log stands that others write to as well."""
 GATHER_S = 0.03
 """How long events gather before they are folded, while nobody waits for them."""
 RETRY_STOPPED_S = 2.0
 RETRY_FAILED_S = 0.5
+
+
+def require_within(log: Log, views: Views) -> None:
+    """Raises LogError where the views have folded more than the log holds: what the log gets next
+    would be taken for folded already."""
+    folded = views.checkpoints()
+    for partition, head in log.heads().items():
+        if folded[partition].position > head:
+            raise LogError(
+                f"the views are folded to {partition} {folded[partition].position}, but the log "
+                f"ends at {head}: it has lost events, or an older copy of it was restored. "
+                "Bring the log back, or delete the views and the lake, which are made again"
+            )
 
 
 class Projector:
@@ -46,6 +62,8 @@ class Projector:
         self._folded = folded
         self._counts = counts or WorkerCounts()
         self._stopped: dict[Partition, str] = {}
+        self._looked: dict[Partition, int] = {}
+        """The heads when last looked at while waiting."""
         self._retry_at: dict[Partition, float] = {}
 
     def step(self, partition: Partition, limit: int | None = None, until: int | None = None) -> int:
@@ -125,13 +143,28 @@ class Projector:
             elif woken:
                 due = min(due, time.monotonic() + GATHER_S)
 
-    @staticmethod
-    def _wait(stop: threading.Event, wake_fd: int | None, until: float) -> bytes | None:
-        """The bytes that woke it; empty where only time has passed, None at the pipe's end."""
-        timeout_s = max(0.0, until - time.monotonic())
-        if wake_fd is None:
-            stop.wait(min(timeout_s, GATHER_S))
-            return WAITED_FOR
-        if not select.select([wake_fd], [], [], timeout_s)[0]:
-            return b""
-        return os.read(wake_fd, 65_536) or None
+    def _wait(self, stop: threading.Event, wake_fd: int | None, until: float) -> bytes | None:
+        """The bytes that woke it; empty where only time has passed, None at the pipe's end.
+
+        The pipe tells of the API process beside this one alone. Where others may write it is the
+        log that is looked at.
+        """
+        looks = wake_fd is None or not self._log.is_near
+        while (left_s := until - time.monotonic()) > 0 and not stop.is_set():
+            pause_s = min(left_s, LOOK_S) if looks else left_s
+            if wake_fd is None:
+                stop.wait(pause_s)
+            elif select.select([wake_fd], [], [], pause_s)[0]:
+                return os.read(wake_fd, 65_536) or None
+            if looks and self._has_grown():
+                return WAITED_FOR
+        return b""
+
+    def _has_grown(self) -> bool:
+        """Whether the log stands elsewhere than when last asked this."""
+        try:
+            heads = self._log.heads()
+        except TemporarilyUnavailable:
+            return False
+        before, self._looked = self._looked, heads
+        return heads != before

@@ -13,11 +13,12 @@ from typing import Any
 import click
 import structlog
 
+from events.errors import TemporarilyUnavailable
 from events.log import LogError
 from events.wake import GROWN, wake
 from projections.database import PROJECTOR
 from workers.options import server_options
-from workers.projector import Projector
+from workers.projector import Projector, require_within
 from workers.stores import Stores, opened_stores
 from workers.worker_process import WorkerProcess, worker_options
 
@@ -50,13 +51,14 @@ def projector_command(
                 Projector(s.log, s.views, folded, process.counts).run(process.ended, wake_fd)
 
             process.run(s.views, PROJECTOR, fold)
-    except LogError as error:
+    except (LogError, TemporarilyUnavailable) as error:
         raise click.ClickException(str(error)) from error
 
 
 def _prepare(stores: Stores) -> None:
     if stores.views.create():
         logger.info("making the views from the log", path=stores.views.name)
+    require_within(stores.log, stores.views)
     abandoned = stores.artifacts.proxied.remove_abandoned_uploads(time.time())
     if abandoned:
         logger.info("removed abandoned uploads", count=abandoned)
