@@ -73,9 +73,30 @@ class Log(Protocol):
 
         `keep` says what little of a journal event's data must stay for a rebuild to give the same
         views; of points nothing stays. Only events whose subject has an event of PURGED_TYPES can
-        be changed; positions, types and the rest stay. On return the old bytes are in no file of
-        the log.
+        be changed; positions, types and the rest stay. On return nobody reads the old bytes,
+        and where the log has files of its own they are in none of them.
         """
 
     def close(self) -> None:
         """Frees what the log holds open."""
+
+
+class CopyTarget(Log, Protocol):
+    """A log into which the events of another can be copied."""
+
+    def partition_of(self, lane: Lane, subject: str) -> Partition:
+        """Where an event about this subject is appended."""
+
+    def adopt(self, events: Sequence[Event]) -> list[int]:
+        """Appends events of another log as they are, scrubbed ones too; returns their positions.
+
+        Durable on return. What a crash leaves of them is in each partition the first so many.
+        """
+
+    @property
+    def copy_note(self) -> bytes | None:
+        """What `note_copy` was last told; None where nothing was ever copied into this log."""
+
+    def note_copy(self, note: bytes, identity: LogIdentity | None = None) -> None:
+        """Keeps a note of how a copy into this log goes, and gives the log an identity if one is
+        named, both durable on return."""

@@ -19,6 +19,7 @@ class MemoryLog:
 
     def __init__(self, points_partitions: int = 1) -> None:
         self.identity = LogIdentity("memory", b"0" * 32)
+        self.copy_note: bytes | None = None
         points = (Partition("points", number) for number in range(points_partitions))
         self._events: dict[Partition, list[Event]] = {p: [] for p in (JOURNAL, *points)}
         self._lock = threading.Lock()
@@ -27,17 +28,38 @@ class MemoryLog:
         """See Log.partitions."""
         return tuple(self._events)
 
-    def _partition(self, event: NewEvent) -> Partition:
-        if event.lane == "journal":
+    def partition_of(self, lane: Lane, subject: str) -> Partition:
+        """See CopyTarget.partition_of."""
+        if lane == "journal":
             return JOURNAL
-        return Partition("points", zlib.crc32(event.subject.encode()) % (len(self._events) - 1))
+        return Partition("points", zlib.crc32(subject.encode()) % (len(self._events) - 1))
+
+    def adopt(self, events: Sequence[Event]) -> list[int]:
+        """See CopyTarget.adopt."""
+        positions = []
+        with self._lock:
+            for event in events:
+                partition = self.partition_of(event.lane, event.subject)
+                there = self._events[partition]
+                positions.append(len(there) + 1)
+                there.append(
+                    msgspec.structs.replace(
+                        event, position=positions[-1], partition=partition.number
+                    )
+                )
+        return positions
+
+    def note_copy(self, note: bytes, identity: LogIdentity | None = None) -> None:
+        """See CopyTarget.note_copy."""
+        self.copy_note = note
+        self.identity = identity or self.identity
 
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """See Log.append."""
         positions = []
         with self._lock:
             for new in events:
-                partition = self._partition(new)
+                partition = self.partition_of(new.lane, new.subject)
                 events_there = self._events[partition]
                 events_there.append(
                     Event(

@@ -82,9 +82,9 @@ END""",
 _DATA_TYPES: dict[Lane, str] = {"journal": f"LONGTEXT {_TEXT}", "points": "LONGBLOB"}
 _META = """CREATE TABLE IF NOT EXISTS log_meta (
     name VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY,
-    value VARBINARY(255) NOT NULL
+    value BLOB NOT NULL
 ) ENGINE = InnoDB"""
-_ROW_MARKS = ", ".join(["%s"] * 7)
+_ROW_MARKS = ", ".join(["%s"] * 8)
 
 
 def _schema() -> Iterator[str]:
@@ -100,8 +100,8 @@ def _inserts(cursor: Any, lane: Lane, rows: Sequence[Row], bytes_max: int) -> It
     Positions count down from the lane's new head, which the server has in a variable.
     """
     head = (
-        f"INSERT INTO log_{lane} (position, type, version, subject, time, actor, origin, data) "
-        "VALUES "
+        f"INSERT INTO log_{lane} (position, type, version, subject, time, actor, origin, scrubbed, "
+        "data) VALUES "
     )
     values: list[str] = []
     size_bytes = len(head)

@@ -83,14 +83,14 @@ def _append_statement(lanes: tuple[Lane, ...]) -> str:
     so positions are given, and become visible, in the order of the commits."""
     inserts = "".join(
         f""", insert_{lane} AS (
-    INSERT INTO log_{lane} (position, type, version, subject, time, actor, origin, data)
+    INSERT INTO log_{lane} (position, type, version, subject, time, actor, origin, scrubbed, data)
     SELECT heads.{lane} - %(count_{lane})s + place, u.type, u.version, u.subject, u.time, u.actor,
-        u.origin, u.data
+        u.origin, u.scrubbed, u.data
     FROM heads, unnest(
         %(type_{lane})b::text[], %(version_{lane})b::integer[], %(subject_{lane})b::text[],
         %(time_{lane})b::bigint[], %(actor_{lane})b::text[], %(origin_{lane})b::text[],
-        %(data_{lane})b::{_DATA_TYPES[lane]}[]
-    ) WITH ORDINALITY AS u (type, version, subject, time, actor, origin, data, place)
+        %(scrubbed_{lane})b::boolean[], %(data_{lane})b::{_DATA_TYPES[lane]}[]
+    ) WITH ORDINALITY AS u (type, version, subject, time, actor, origin, scrubbed, data, place)
 )"""
         for lane in lanes
     )
@@ -109,7 +109,7 @@ WITH mine AS (
 SELECT journal, points FROM heads"""
 
 
-_COLUMNS = ("type", "version", "subject", "time", "actor", "origin", "data")
+_COLUMNS = ("type", "version", "subject", "time", "actor", "origin", "scrubbed", "data")
 
 
 def _parameters(append: Append) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _COLUMNS = "position, type, version, subject, time, actor, origin, scrubbed, dat
 _DIALECTS: dict[Kind, type[Dialect]] = {"postgresql": PostgresqlDialect, "mysql": MysqlDialect}
 
 
-def _row(event: NewEvent) -> Row:
+def _row(event: NewEvent | Event) -> Row:
     data = event.data.decode() if event.lane == "journal" else event.data
     return (
         event.type,
@@ -34,6 +34,7 @@ def _row(event: NewEvent) -> Row:
         event.time,
         event.actor,
         event.origin,
+        isinstance(event, Event) and event.scrubbed,
         data,
     )
 
@@ -119,6 +120,13 @@ class SqlLog:
 
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """See Log.append. Raises TemporarilyUnavailable, LogError or OutcomeUnknown."""
+        return self._append(events)
+
+    def adopt(self, events: Sequence[Event]) -> list[int]:
+        """See CopyTarget.adopt."""
+        return self._append(events)
+
+    def _append(self, events: Sequence[NewEvent] | Sequence[Event]) -> list[int]:
         if not events:
             return []
         rows: dict[Lane, list[Row]] = {}
@@ -135,6 +143,27 @@ class SqlLog:
             next_ones[event.lane] += 1
             positions.append(next_ones[event.lane])
         return positions
+
+    def partition_of(self, lane: Lane, subject: str) -> Partition:  # noqa: ARG002
+        """See CopyTarget.partition_of."""
+        return Partition(lane)
+
+    @property
+    def copy_note(self) -> bytes | None:
+        """See CopyTarget.copy_note."""
+        rows = self._fetch("SELECT value FROM log_meta WHERE name = 'copy_note'")
+        return bytes(rows[0][0]) if rows else None
+
+    def note_copy(self, note: bytes, identity: LogIdentity | None = None) -> None:
+        """See CopyTarget.note_copy."""
+        values = {"copy_note": note}
+        if identity is not None:
+            values |= {"log_id": identity.log_id.encode(), "secret": identity.secret}
+        with self._session.cursor() as cursor, _transaction(cursor):
+            for name, value in values.items():
+                cursor.execute("DELETE FROM log_meta WHERE name = %s", (name,))
+                cursor.execute("INSERT INTO log_meta (name, value) VALUES (%s, %s)", (name, value))
+        self.identity = identity or self.identity
 
     def _is_durable(self, heads: Heads) -> None:
         with self._durable_lock:

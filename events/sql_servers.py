@@ -14,6 +14,7 @@ Kind = Literal["postgresql", "mysql"]
 
 CONNECT_S_MAX = 10
 _DRIVERS: dict[Kind, str] = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+_PACKAGES: dict[Kind, str] = {"postgresql": "psycopg[binary]", "mysql": "pymysql[rsa]"}
 _SESSION: dict[Kind, tuple[str, ...]] = {
     "postgresql": ("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",),
     # Strict: what does not fit is an error, where it would be cut without a word.
@@ -80,7 +81,7 @@ def open_server(uri: str, pool: Pool = DEFAULT_POOL, *, client_flag: int = 0) ->
     except ModuleNotFoundError as error:
         raise DriverMissing(
             f"{error.name} is not installed, which speaks to the server of "
-            f"{url.render_as_string(hide_password=True)}: pip install 'runfold[{kind}]'"
+            f"{url.render_as_string(hide_password=True)}: pip install '{_PACKAGES[kind]}'"
         ) from error
     sa.event.listen(engine, "connect", _configuring(_SESSION[kind]))
     return engine

@@ -29,8 +29,8 @@ SETTLE_S = 10.0
 """How long a server that is away is waited for to learn what became of an append."""
 SETTLE_EVERY_S = 0.1
 
-Row = tuple[str, int, str, int, str | None, str | None, Any]
-"""Type, version, subject, time, actor, origin, data."""
+Row = tuple[str, int, str, int, str | None, str | None, bool, Any]
+"""Type, version, subject, time, actor, origin, whether it is scrubbed, data."""
 
 
 class Heads(NamedTuple):
@@ -119,8 +119,13 @@ class Session:
 
 def unreachable(error: Exception) -> TemporarilyUnavailable:
     """What is said while the server is away."""
-    reason = getattr(error, "orig", None) or error
+    reason = first_line(getattr(error, "orig", None) or error)
     return TemporarilyUnavailable(f"The log's database can't be reached: {reason}. Try again.")
+
+
+def first_line(error: Exception) -> str:
+    """What a server says of an error, without the lines below, which may show what was sent."""
+    return str(error).partition("\n")[0]
 
 
 class SqlWriter:
@@ -166,7 +171,9 @@ class SqlWriter:
         except self._session.error as error:
             if self._was_refused(error, cursor):
                 self._unsettled = False
-                raise LogError(f"the log's database refused an append: {error}") from error
+                raise LogError(
+                    f"the log's database refused an append: {first_line(error)}"
+                ) from error
             self._disconnect()
             return None
         self._sequence += 1

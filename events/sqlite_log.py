@@ -70,7 +70,7 @@ def _statements(script: str) -> Iterator[str]:
             pending = ""
 
 
-def _columns(event: NewEvent) -> tuple[Any, ...]:
+def _columns(event: NewEvent | Event) -> tuple[Any, ...]:
     data = event.data.decode() if event.lane == "journal" else event.data
     return (
         event.type,
@@ -145,6 +145,48 @@ class SqliteLog:
                 f"{SCHEMA_VERSION}: use the version of Runfold that wrote it, or a later one"
             )
         return LogIdentity(meta["log_id"], meta["secret"])
+
+    def partition_of(self, lane: Lane, subject: str) -> Partition:  # noqa: ARG002
+        """See CopyTarget.partition_of."""
+        return Partition(lane)
+
+    def adopt(self, events: Sequence[Event]) -> list[int]:
+        """See CopyTarget.adopt."""
+        positions = []
+        with self._append_lock:
+            cursor = self._append_connection.cursor()
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                for event in events:
+                    cursor.execute(
+                        f"INSERT INTO {event.lane} ({_INSERTED}, scrubbed) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        (*_columns(event), event.scrubbed),
+                    )
+                    positions.append(int(cursor.lastrowid))
+                cursor.execute("COMMIT")
+            finally:
+                if self._append_connection.driver_connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+                cursor.close()
+        return positions
+
+    @property
+    def copy_note(self) -> bytes | None:
+        """See CopyTarget.copy_note."""
+        rows = self._fetch("SELECT value FROM log_meta WHERE name = 'copy_note'")
+        return bytes(rows[0][0]) if rows else None
+
+    def note_copy(self, note: bytes, identity: LogIdentity | None = None) -> None:
+        """See CopyTarget.note_copy."""
+        values: dict[str, Any] = {"copy_note": note}
+        if identity is not None:
+            values |= {"log_id": identity.log_id, "secret": identity.secret}
+        with self._writer.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT OR REPLACE INTO log_meta (name, value) VALUES (?, ?)", list(values.items())
+            )
+        self.identity = identity or self.identity
 
     def partitions(self) -> Sequence[Partition]:
         """See Log.partitions."""

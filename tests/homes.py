@@ -16,6 +16,7 @@ from events.datasets import RUN_INPUTS_LOGGED, DatasetInput, RunInputsLogged
 from events.event import UNDIVIDED, EventType, NewEvent
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated, Tag
 from events.local_blobs import LocalBlobs
+from events.log import Log
 from events.logged_models import (
     LOGGED_MODEL_CREATED,
     LOGGED_MODEL_TAGS_SET,
@@ -57,7 +58,7 @@ class Home:
     """A home folder, opened; its stores live as long as the test."""
 
     folder: Path
-    log: SqliteLog
+    log: Log
     views: SqliteViews
     gc: Gc
     said: list[str]
@@ -146,10 +147,10 @@ class Home:
         return found
 
 
-def open_home(folder: Path) -> Home:
-    """The stores of a home folder."""
+def open_home(folder: Path, log: Log | None = None) -> Home:
+    """The stores of a home folder; the log in it unless it is elsewhere."""
     settings = Settings(home=folder)
-    log = SqliteLog(folder / "log.db")
+    log = log or SqliteLog(folder / "log.db")
     views = SqliteViews(settings.views_path, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     said: list[str] = []

@@ -149,7 +149,13 @@ HOMES: dict[str, tuple[str, ...]] = {
     "click": ("workers/*",),
     # The child that runs users' statements is a program of its own, which imports no lake.
     "duckdb": ("projections/lake.py", "projections/query_child.py"),
-    "msgspec": ("events/*", "projections/*", "api/*"),
+    "msgspec": (
+        "events/*",
+        "projections/*",
+        "api/*",
+        "workers/log_command.py",
+        "workers/log_copy.py",
+    ),
     "nanoarrow": ("projections/query_child.py",),
     "numpy": ("events/codec.py", "projections/*", "api/metrics.py", "api/run_logging.py"),
     "psycopg": ("projections/postgres_views.py",),

@@ -32,6 +32,7 @@ from events.runs import (
     RunDeleted,
     RunRestored,
 )
+from events.sql_log import SqlLog
 from projections.purges import Choice, Chosen, choose
 from projections.sqlite_views import SqliteViews, make_empty
 from tests.homes import Home, content, open_home
@@ -386,3 +387,28 @@ def test_no_ages(text: str) -> None:
     """Anything else is refused with examples."""
     with pytest.raises(RunfoldError, match="is no age"):
         parse_age(text)
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_log_on_a_server_is_scrubbed_in_place(
+    tmp_path: Path, server: str, request: pytest.FixtureRequest
+) -> None:
+    """No query of the database gives a purged run's data, what is not purged is whole, and views
+    rebuilt from the scrubbed log are the same."""
+    uri = request.getfixturevalue(f"{server}_uri")
+    home = open_home(tmp_path / "home", SqlLog(uri))
+    home.experiment("1", "mark1")
+    for run_id in (A, B):
+        home.run(run_id, "1", f"mark{run_id[0]}")
+    home.fold()
+    home.seal()
+    delete_run(home, A)
+    report = run_gc(home.gc, Choice())
+    assert report.purged == [("run", A)]
+    assert report.scrubbed == len([*home.log.about("journal", A), *home.log.about("points", A)]) - 1
+    assert rebuilt(home) == home.content()
+    journal = b"".join(event.data for event in home.log.read(JOURNAL, 0, 999))
+    assert (b"marka" in journal, b"markb" in journal) == (False, True)
+    assert {event.data for event in home.log.about("points", A)} == {b""}
+    assert home.log.unscrubbed([A, B]) == {B}
+    home.close()

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gc": ("workers.gc", "gc_command"),
     "rebuild": ("workers.rebuild", "rebuild_command"),
     "verify": ("workers.verify", "verify_command"),
+    "log": ("workers.log_command", "log_command"),
     "events": ("workers.events_command", "events_command"),
     "sql": ("workers.sql_command", "sql_command"),
 }

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from events.artifact_uris import ArtifactRoots, artifact_roots
 from events.local_blobs import LocalBlobs
-from events.log import Log, LogError
+from events.log import CopyTarget, Log, LogError
 from events.settings import Settings, known_log_uri
 from events.sql_log import SqlLog
 from events.sql_servers import DEFAULT_POOL, Pool
 from events.sqlite_log import SqliteLog
 from projections.database import Views
 from projections.sqlite_views import SqliteViews
+from workers.log_copy import require_whole
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ def open_log(uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) -> Log:
 
     Raises LogError, SettingError.
     """
+    log = open_copy_target(uri, pool, make=make)
+    try:
+        require_whole(log)
+    except LogError:
+        log.close()
+        raise
+    return log
+
+
+def open_copy_target(uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) -> CopyTarget:
+    """The same log to copy another into, which may have been begun already."""
     known_log_uri(uri)
     if not uri.startswith("sqlite:///"):
         return SqlLog(uri, pool, make=make)
