@@ -100,6 +100,12 @@ def views_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue(f"{request.param}_uri"))
 
 
+@pytest.fixture(params=("postgresql", "mariadb"))
+def server_uri(request: pytest.FixtureRequest) -> str:
+    """An empty database on each kind of server."""
+    return str(request.getfixturevalue(f"{request.param}_uri"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the longest tests go on; the full lengths are in docs/backends.md."""
     parser.addoption(

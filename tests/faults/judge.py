@@ -29,7 +29,9 @@ class Told:
     def fate(self) -> str:
         if 200 in self.statuses:
             return ACKNOWLEDGED
-        return REFUSED if self.sent == len(self.statuses) else UNKNOWN
+        # 504 says that the server does not know it either.
+        known = [status for status in self.statuses if status != 504]
+        return REFUSED if self.sent == len(known) else UNKNOWN
 
     @property
     def repeated_after_loss(self) -> bool:
@@ -84,7 +86,7 @@ def pieces(told: Told, state: RunState) -> Iterator[int]:
 def complaints_about(told: Told, state: RunState) -> Iterator[str]:
     """What is wrong with one operation on a run, if anything."""
     name = f"{told.kind} {told.number} of run {told.run_id} ({told.fate}: {told.statuses})"
-    allowed = {400, 503} if told.kind == "refused" else {200, 503}
+    allowed = {400, 503, 504} if told.kind == "refused" else {200, 503, 504}
     if set(told.statuses) - allowed:
         yield f"{name} has a status out of {sorted(allowed)}"
     counts = list(pieces(told, state))
@@ -120,7 +122,7 @@ def complaints_about_runs(journal: Iterable[Told], names: Counter[str]) -> Itera
         if told.kind != "create":
             continue
         name, there = told.body["run_name"], names[told.body["run_name"]]
-        if set(told.statuses) - {200, 503}:
+        if set(told.statuses) - {200, 503, 504}:
             yield f"the creation of {name} answered {told.statuses}"
         least, most = {ACKNOWLEDGED: (1, 1), REFUSED: (0, 0), UNKNOWN: (0, 1)}[told.fate]
         if not least <= there <= most:

@@ -5,6 +5,8 @@ from tests.faults.wire import Wire
 from tests.servers import Server
 
 ROUNDS = 1_000
+ROUNDS_ELSEWHERE = 300
+"""With the log on a database server, where each takes longer."""
 ROUNDS_PER_RUN = 100
 
 
@@ -40,13 +42,14 @@ def stale_reads(wire: Wire, experiment_id: str, run_id: str, number: int, first:
     return stale
 
 
-def test_a_thousand_reads_right_after_a_write(runfold_server: Server, connect: Connect) -> None:
+def test_reads_right_after_a_write(each_log_server: Server, connect: Connect) -> None:
     """runs/get, runs/search and get-history, each on another connection, are never stale."""
-    writer, reader = connect(runfold_server), connect(runfold_server)
+    writer, reader = connect(each_log_server), connect(each_log_server)
     experiment_id = writer.experiment("fresh reads")
     stale: list[str] = []
     run_id, first = "", 0
-    for number in range(ROUNDS):
+    elsewhere = "--log-uri" in each_log_server.command
+    for number in range(ROUNDS_ELSEWHERE if elsewhere else ROUNDS):
         if number % ROUNDS_PER_RUN == 0:
             run_id, first = writer.run(experiment_id, f"run {number}"), number
         write(writer, run_id, number)
