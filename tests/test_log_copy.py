@@ -100,23 +100,26 @@ class Killed(Exception):
 
 
 class Falling(MemoryLog):
-    """A log that takes half of the third batch and then is gone, as one that is divided may."""
+    """A log that takes half of a batch and then is gone, as one that is divided may."""
 
-    batches = 0
+    left = 0
+    """So many batches it takes before."""
 
     def adopt(self, events: Any) -> list[int]:
         """See CopyTarget.adopt."""
-        self.batches += 1
-        if self.batches == 3:
+        self.left -= 1
+        if self.left == -1:
             super().adopt(events[: len(events) // 2])
             raise Killed
         return super().adopt(events)
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
-def test_a_copy_that_was_killed_is_gone_on_with(home: Home, partitions: int) -> None:
+@pytest.mark.parametrize("batches", [2, 7], ids=["in-journal", "in-points"])
+def test_a_copy_that_was_killed_is_gone_on_with(home: Home, partitions: int, batches: int) -> None:
     """Nothing is there twice, nothing is missing, and nobody opens it before it is whole."""
     target = Falling(partitions)
+    target.left = batches
     with pytest.raises(Killed):
         copy_log(home.log, target, change=same)
     with pytest.raises(Exception, match="not finished"):
