@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from tests.acceptance.reads import read_everything
-from tests.backends import LOGS, log_flags
 from tests.servers import MLFLOW_QUIET, Server, runfold
 
 SCRIPT_SECONDS_MAX = 280
@@ -50,21 +49,20 @@ def run_script(module: str, server: Server, folder: Path) -> None:
     assert done.returncode == 0, f"{module} failed:\n{done.stderr[-4000:]}\n{server.tail()}"
 
 
-@pytest.fixture(scope="module", params=LOGS)
-def session(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
-    """A server with each kind of log, trained against once and read from once."""
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A server, trained against once and read from once."""
     base = tmp_path_factory.mktemp("python-client")
     folder, home = base / "client", base / "home"
-    with log_flags(request.param, request) as flags:
-        server = runfold(home, *flags).start()
-        try:
-            run_script("tests.acceptance.train", server, folder)
-            run_script("tests.acceptance.read_back", server, folder)
-            logged = json.loads((folder / "logged.json").read_text())
-            read = json.loads((folder / "read.json").read_text())
-            yield Session(server, home, folder, logged, read)
-        finally:
-            server.kill()
+    server = runfold(home).start()
+    try:
+        run_script("tests.acceptance.train", server, folder)
+        run_script("tests.acceptance.read_back", server, folder)
+        logged = json.loads((folder / "logged.json").read_text())
+        read = json.loads((folder / "read.json").read_text())
+        yield Session(server, home, folder, logged, read)
+    finally:
+        server.kill()
 
 
 def test_autolog_of_a_grid_search(session: Session) -> None:
