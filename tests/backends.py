@@ -1,18 +1,13 @@
 """The real servers behind Runfold in tests: one of each for the session, a database a test."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 
-import pytest
 import sqlalchemy as sa
 
 from infra.backends.catalog import BACKENDS
 from infra.backends.service import Service
 from tests.servers import require
-
-LOGS = ("sqlite", "postgresql", "mariadb")
-"""The kinds of log that a whole server is tested with."""
 
 
 def running(name: str) -> Iterator[Service]:
@@ -40,14 +35,3 @@ def fresh_database(service: Service) -> Iterator[str]:
                 connection.exec_driver_sql(f"DROP DATABASE {name}{force}")
     finally:
         admin.dispose()
-
-
-@contextlib.contextmanager
-def log_flags(name: str, request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """The flags with which a server has its log there: on a database of its own, which goes at the
-    end, or where it has it without any."""
-    if name == "sqlite":
-        yield []
-        return
-    with contextlib.contextmanager(fresh_database)(request.getfixturevalue(name)) as uri:
-        yield ["--log-uri", uri]

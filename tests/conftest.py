@@ -8,6 +8,7 @@ import pytest
 from infra.backends.service import Service
 from tests import servers
 from tests.backends import fresh_database, running
+from tests.stacks import STACKS, Stack, chosen_stacks, new_stack, started
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +55,28 @@ def start_role() -> Iterator[Callable[..., servers.Server]]:
     yield start
     for server in started:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def stack_name(request: pytest.FixtureRequest) -> str:
+    """The kind of stack that a test runs on; each of those that --stacks names in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_stack(
+    stack_name: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """A stack for all tests of the session that leave it running."""
+    with new_stack(stack_name, tmp_path_factory.mktemp(stack_name) / "home", request) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def stack_server(shared_stack: Stack) -> Iterator[servers.Server]:
+    """A server on it."""
+    with started(shared_stack.server()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -107,10 +130,23 @@ def server_uri(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the longest tests go on; the full lengths are in docs/backends.md."""
+    """What whole servers are tested on, and how long the longest tests go on; the full lengths are
+    in docs/backends.md."""
+    parser.addoption(
+        "--stacks",
+        default="",
+        help=f"What tests of whole servers run on, all by default: {','.join(STACKS)}.",
+    )
     parser.addoption(
         "--storm-seconds",
         type=float,
         default=5.0,
         help="How long six writers append to a database server beside a reader.",
     )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs each test that takes a stack on each of the chosen ones."""
+    if "stack_name" in metafunc.fixturenames:
+        names = chosen_stacks(metafunc.config)
+        metafunc.parametrize("stack_name", names, indirect=True, scope="session")

@@ -6,9 +6,9 @@ And all of it again after every view and the lake were deleted: equal byte for b
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.acceptance.reads import read_everything
-from tests.servers import MLFLOW_QUIET, Server, runfold
+from tests.servers import MLFLOW_QUIET, Server
+from tests.stacks import Stack, new_stack, started
 
 SCRIPT_SECONDS_MAX = 280
 
@@ -29,7 +30,7 @@ class Session:
     """A server with what was logged to it, and what was read back."""
 
     server: Server
-    home: Path
+    stack: Stack
     folder: Path
     logged: dict[str, Any]
     read: dict[str, Any]
@@ -50,19 +51,21 @@ def run_script(module: str, server: Server, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A server, trained against once and read from once."""
+def session(
+    stack_name: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Session]:
+    """A server on each stack, trained against once and read from once."""
     base = tmp_path_factory.mktemp("python-client")
-    folder, home = base / "client", base / "home"
-    server = runfold(home).start()
-    try:
+    folder = base / "client"
+    with (
+        new_stack(stack_name, base / "home", request) as stack,
+        started(stack.server()) as server,
+    ):
         run_script("tests.acceptance.train", server, folder)
         run_script("tests.acceptance.read_back", server, folder)
         logged = json.loads((folder / "logged.json").read_text())
         read = json.loads((folder / "read.json").read_text())
-        yield Session(server, home, folder, logged, read)
-    finally:
-        server.kill()
+        yield Session(server, stack, folder, logged, read)
 
 
 def test_autolog_of_a_grid_search(session: Session) -> None:
@@ -187,11 +190,7 @@ def test_every_read_is_equal_after_a_rebuild(session: Session) -> None:
     before = read_everything(session.server.url)
     assert len(before) > 300
     session.server.stop()
-    views = sorted(session.home.glob("views.db*"))
-    assert views
-    for file in views:
-        file.unlink()
-    shutil.rmtree(session.home / "lake", ignore_errors=True)
+    session.stack.delete_views()
     session.server.start()
     after = read_everything(session.server.url)
     assert list(after) == list(before)

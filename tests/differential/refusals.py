@@ -4,11 +4,13 @@ Nothing that a client sends gives a 5xx, every refusal is MLflow's error JSON, a
 appended nothing to the log, and JSON is JSON: no bare NaN in it.
 """
 
-import json
-from pathlib import Path
+from __future__ import annotations
 
-from events.event import JOURNAL, POINTS
-from events.sqlite_log import SqliteLog
+import json
+from collections.abc import Mapping
+
+from events.event import Partition
+from events.log import Log
 from tests.differential.calls import Call
 from tests.servers import Answer
 
@@ -20,18 +22,22 @@ def _not_json(constant: str) -> None:
 
 
 class RefusalCheck:
-    """Watches the log beside the answers; only right where no other client writes."""
+    """Watches the log beside the answers; only right while no other client writes."""
 
-    def __init__(self, home: Path) -> None:
-        self._log = SqliteLog(home / "log.db")
-        self._heads = self._read_heads()
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._heads = log.heads()
+
+    def from_now(self) -> RefusalCheck:
+        """The same, for answers that come from now on."""
+        self._heads = self._log.heads()
+        return self
 
     def __call__(self, call: Call, answer: Answer) -> None:
-        heads = self._read_heads()
+        heads = self._log.heads()
         if answer.status >= 400:
             self._refused(call, answer)
-            appended = {name: heads[name] - self._heads[name] for name in heads}
-            assert heads == self._heads, f"refused, yet appended {appended}: {call.describe()}"
+            assert heads == self._heads, f"refused, yet {self._appended(heads)}: {call.describe()}"
         elif answer.headers.get("content-type", "").startswith("application/json"):
             json.loads(answer.body or b"{}", parse_constant=_not_json)
         self._heads = heads
@@ -48,5 +54,6 @@ class RefusalCheck:
         assert error.get("error_code"), f"no error code: {shown}"
         assert "message" in error, f"no message: {shown}"
 
-    def _read_heads(self) -> dict[str, int]:
-        return {"journal": self._log.head(JOURNAL), "points": self._log.head(POINTS)}
+    def _appended(self, heads: Mapping[Partition, int]) -> str:
+        grown = {str(partition): head - self._heads[partition] for partition, head in heads.items()}
+        return f"appended {grown}"

@@ -13,11 +13,11 @@ from tests.servers import Server
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_same_answers(
-    mlflow_server: Server, runfold_server: Server, refusal_check: RefusalCheck, case: Case
+    mlflow_server: Server, stack_server: Server, refusal_check: RefusalCheck, case: Case
 ) -> None:
     """Runfold answers each call as MLflow does, but for the listed differences."""
     unique = f"{case.name}-{uuid.uuid4().hex}"
     theirs = play(mlflow_server.url, case.calls, unique)
-    ours = play(runfold_server.url, case.calls, unique, refusal_check)
+    ours = play(stack_server.url, case.calls, unique, refusal_check.from_now())
     found = compare(case.calls, theirs, ours)
     assert not found, "\n".join([f"{len(found)} calls differ:", *found])

@@ -27,27 +27,27 @@ seeded = settings(
 @seeded
 @given(calls=sequences())
 def test_random_sequences(
-    mlflow_server: Server, runfold_server: Server, refusal_check: RefusalCheck, calls: list[Call]
+    mlflow_server: Server, stack_server: Server, refusal_check: RefusalCheck, calls: list[Call]
 ) -> None:
     """Whatever is done with experiments and runs, both servers answer each call alike."""
-    _alike(mlflow_server, runfold_server, refusal_check, calls)
+    _alike(mlflow_server, stack_server, refusal_check, calls)
 
 
 @seeded
 @given(calls=model_sequences())
 def test_random_models(
-    mlflow_server: Server, runfold_server: Server, refusal_check: RefusalCheck, calls: list[Call]
+    mlflow_server: Server, stack_server: Server, refusal_check: RefusalCheck, calls: list[Call]
 ) -> None:
     """Whatever is done with logged models and data sets, both servers answer each call alike."""
-    _alike(mlflow_server, runfold_server, refusal_check, calls)
+    _alike(mlflow_server, stack_server, refusal_check, calls)
 
 
 def _alike(
-    mlflow_server: Server, runfold_server: Server, refusal_check: RefusalCheck, calls: list[Call]
+    mlflow_server: Server, stack_server: Server, refusal_check: RefusalCheck, calls: list[Call]
 ) -> None:
     unique = f"random-{uuid.uuid4().hex}"
     theirs = play(mlflow_server.url, calls, unique)
-    ours = play(runfold_server.url, calls, unique, refusal_check)
+    ours = play(stack_server.url, calls, unique, refusal_check.from_now())
     found = compare(calls, theirs, ours)
     played = [f"    [{number}] {call.describe()}" for number, call in enumerate(calls)]
     assert not found, "\n".join([f"{len(found)} calls differ:", *found, "played:", *played])

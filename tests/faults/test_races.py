@@ -32,9 +32,9 @@ def race(server: Server, racers: int, call: Callable[[Wire, int], Reply]) -> lis
         return list(pool.map(one, range(racers)))
 
 
-def test_fifty_values_for_one_param(each_log_server: Server, connect: Connect) -> None:
+def test_fifty_values_for_one_param(stack_server: Server, connect: Connect) -> None:
     """One of fifty is told 200 and its value stands; the others are told that it can't change."""
-    wire = connect(each_log_server)
+    wire = connect(stack_server)
     run_id = wire.run(wire.experiment("param race"), "raced")
 
     def call(racer: Wire, number: int) -> Reply:
@@ -42,24 +42,24 @@ def test_fifty_values_for_one_param(each_log_server: Server, connect: Connect) -
             "runs/log-parameter", {"run_id": run_id, "key": "p", "value": str(number)}
         )
 
-    replies = race(each_log_server, RACERS, call)
+    replies = race(stack_server, RACERS, call)
     assert Counter(reply.status for reply in replies) == {200: 1, 400: RACERS - 1}
     assert Counter(reply.code for reply in replies)["INVALID_PARAMETER_VALUE"] == RACERS - 1
     winner = next(number for number, reply in enumerate(replies) if reply.status == 200)
     assert wire.run_data(run_id)["params"] == {"p": str(winner)}
 
 
-def test_fifty_experiments_of_one_name(each_log_server: Server, connect: Connect) -> None:
+def test_fifty_experiments_of_one_name(stack_server: Server, connect: Connect) -> None:
     """One of fifty makes the experiment; the others are told that the name is taken."""
 
     def call(racer: Wire, _number: int) -> Reply:
         return racer.post("experiments/create", {"name": "name race"})
 
-    replies = race(each_log_server, RACERS, call)
+    replies = race(stack_server, RACERS, call)
     assert Counter(reply.status for reply in replies) == {200: 1, 400: RACERS - 1}
     assert Counter(reply.code for reply in replies)["RESOURCE_ALREADY_EXISTS"] == RACERS - 1
     [made] = [reply.data["experiment_id"] for reply in replies if reply.status == 200]
-    found = connect(each_log_server).get("experiments/get-by-name", experiment_name="name race")
+    found = connect(stack_server).get("experiments/get-by-name", experiment_name="name race")
     assert found.data["experiment"]["experiment_id"] == made
 
 
@@ -78,9 +78,9 @@ def batch_of(run_id: str, logger: int, number: int) -> dict[str, object]:
     }
 
 
-def test_many_clients_log_to_one_run(each_log_server: Server, connect: Connect) -> None:
+def test_many_clients_log_to_one_run(stack_server: Server, connect: Connect) -> None:
     """Sixty-four clients log batches to one run: each is told 200, all is there, nothing twice."""
-    wire = connect(each_log_server)
+    wire = connect(stack_server)
     run_id = wire.run(wire.experiment("one run"), "shared")
 
     def call(client: Wire, logger: int) -> Reply:
@@ -90,7 +90,7 @@ def test_many_clients_log_to_one_run(each_log_server: Server, connect: Connect) 
         ]
         return next((reply for reply in replies if reply.status != 200), replies[-1])
 
-    replies = race(each_log_server, LOGGERS, call)
+    replies = race(stack_server, LOGGERS, call)
     assert {reply.status for reply in replies} == {200}, replies
     names = {f"{logger}-{number}" for logger in range(LOGGERS) for number in range(1, BATCHES, 2)}
     data = wire.run_data(run_id)

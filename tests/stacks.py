@@ -1,0 +1,93 @@
+"""The stacks that whole servers are tested on: what the log, the views, the lake and the artifacts
+are kept in.
+
+A test that takes the fixture `stack_server`, or makes a stack of its own for `stack_name`, runs on
+each (`--stacks sqlite,mariadb` chooses). Another stack is a function here and a line in STACKS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from infra.backends.service import Service
+from tests.backends import fresh_database
+from tests.servers import Server, runfold
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One empty place for all that a server keeps."""
+
+    home: Path
+    log_uri: str
+    delete_views: Callable[[], None]
+    """Deletes all views and the lake, as somebody does who wants them made anew; no server may
+    run."""
+    flags: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def server(self, *flags: str) -> Server:
+        """A server that keeps everything there; not started yet."""
+        return runfold(self.home, *self.flags, *flags, environment=self.environment)
+
+
+@contextlib.contextmanager
+def started(server: Server) -> Iterator[Server]:
+    """The server, which is killed at the end."""
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+Maker = Callable[[Path, pytest.FixtureRequest], contextlib.AbstractContextManager[Stack]]
+
+
+@contextlib.contextmanager
+def _sqlite(home: Path, _request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """Everything in the home folder."""
+    yield Stack(home, f"sqlite:///{home / 'log.db'}", lambda: _delete_files(home))
+
+
+@contextlib.contextmanager
+def on_database(home: Path, service: Service) -> Iterator[Stack]:
+    """The log in a database of its own on this server."""
+    with contextlib.contextmanager(fresh_database)(service) as uri:
+        yield Stack(home, uri, lambda: _delete_files(home), ("--log-uri", uri))
+
+
+def _delete_files(home: Path) -> None:
+    views = sorted(home.glob("views.db*"))
+    assert views
+    for file in views:
+        file.unlink()
+    shutil.rmtree(home / "lake", ignore_errors=True)
+
+
+STACKS: dict[str, Maker] = {
+    "sqlite": _sqlite,
+    "postgresql": lambda home, request: on_database(home, request.getfixturevalue("postgresql")),
+    "mariadb": lambda home, request: on_database(home, request.getfixturevalue("mariadb")),
+}
+
+
+def new_stack(
+    name: str, home: Path, request: pytest.FixtureRequest
+) -> contextlib.AbstractContextManager[Stack]:
+    """An empty stack of this name, which goes at the end; the servers below it are shared."""
+    return STACKS[name](home, request)
+
+
+def chosen_stacks(config: pytest.Config) -> list[str]:
+    """The stacks that --stacks names; all where it is not given."""
+    named = config.getoption("--stacks")
+    names = [name.strip() for name in named.split(",")] if named else list(STACKS)
+    if unknown := set(names) - set(STACKS):
+        raise pytest.UsageError(f"--stacks knows {', '.join(STACKS)}, not {', '.join(unknown)}")
+    return names
