@@ -13,7 +13,7 @@ from events.artifact_uris import artifact_roots
 from events.blobs import put
 from events.codec import Series, decode_block, make_block
 from events.datasets import RUN_INPUTS_LOGGED, DatasetInput, RunInputsLogged
-from events.event import UNDIVIDED, EventType, NewEvent
+from events.event import JOURNAL, UNDIVIDED, EventType, NewEvent
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated, Tag
 from events.local_blobs import LocalBlobs
 from events.log import Log
@@ -177,4 +177,19 @@ def content(views: SqliteViews, lake: Path) -> dict[str, Any]:
         for partition in UNDIVIDED:
             position = read_checkpoint(connection, partition).position
             found[f"position of {partition}"] = position
+    return found
+
+
+def content_by_number(log: Log, views: SqliteViews, lake: Path) -> dict[str, Any]:
+    """The same with each position of the journal as the number of its event, and those of points
+    left out: what views of a log and of a copy that has other positions both hold."""
+    events = log.read(JOURNAL, 0, log.head(JOURNAL))
+    numbers = {event.position: number for number, event in enumerate(events, 1)}
+    found = {name: rows for name, rows in content(views, lake).items() if "position of" not in name}
+    for name, table in metadata.tables.items():
+        if name in found and "position" in table.columns:
+            place = list(table.columns).index(table.columns["position"])
+            found[name] = [
+                (*row[:place], numbers[row[place]], *row[place + 1 :]) for row in found[name]
+            ]
     return found

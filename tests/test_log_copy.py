@@ -18,7 +18,7 @@ from events.runs import RUN_DELETED, RUN_PURGED, RunDeleted, RunPurged
 from events.sql_log import SqlLog
 from events.sqlite_log import SqliteLog
 from projections.sqlite_views import SqliteViews
-from tests.homes import Home, content, open_home
+from tests.homes import Home, content, content_by_number, open_home
 from workers import log_copy
 from workers.cli import main
 from workers.log_copy import CopyError, copy_log
@@ -93,6 +93,30 @@ def test_a_log_that_goes_round_all_databases_comes_back_the_same(
         assert events_of(log) == expected
         assert views_of(log, tmp_path / f"views{number}") == rows
         log.close()
+
+
+def rows_of(log: Log, folder: Path) -> dict[str, Any]:
+    """The rows of views that are made from a log whose positions may be its own."""
+    views = SqliteViews(folder / "views.db", log.identity.log_id)
+    fold_to_head(log, views)
+    found = content_by_number(log, views, folder / "lake")
+    views.close()
+    return found
+
+
+def test_views_of_a_copy_with_other_positions_are_those_of_the_original(
+    home: Home, tmp_path: Path
+) -> None:
+    """From a log whose points are divided into SQLite: row for row, and point for point."""
+    divided = MemoryLog(points_partitions=4)
+    copy_log(home.log, divided, change=same)
+    undivided = SqliteLog(tmp_path / "copy.db")
+    assert not copy_log(divided, undivided, change=same).keeps_positions
+    expected = rows_of(divided, tmp_path / "original")
+    assert rows_of(undivided, tmp_path / "copy") == expected
+    assert len(expected["rejections"]) > 1
+    assert all(expected[f"points of {run_id}"] for run_id in (B, C))
+    undivided.close()
 
 
 class Killed(Exception):
