@@ -5,15 +5,23 @@ from __future__ import annotations
 import random
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from events.event import JOURNAL, POINTS, Event, NewEvent
+from events.event import JOURNAL, Event, NewEvent
+from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import LogError
+from events.runs import RUN_CREATED, RunCreated
 from events.sql_log import SqlLog
 from events.sql_servers import open_server
+from projections.runs import runs
+from projections.schema import rejections
+from projections.sqlite_views import SqliteViews
 from tests.sql_logs import event, subjects
+from workers.projector import Projector
 
 WRITERS = 6
 ROLLED_BACK = 0.1
@@ -117,8 +125,9 @@ def test_three_open_transactions_leave_no_gap(server_uri: str, fates: str) -> No
     log.close()
 
 
-class Follower(threading.Thread):
-    """A projector's way through a lane: page after page, from the last position on."""
+class Reader(threading.Thread):
+    """Whatever goes through the journal from its last position on, until it is told that nothing
+    is to come and there is nothing."""
 
     def __init__(self, uri: str) -> None:
         super().__init__()
@@ -130,8 +139,8 @@ class Follower(threading.Thread):
         after = 0
         while True:
             ends = self.done.is_set()
-            events = self._log.read(POINTS, after, READ)
-            head = self._log.head(POINTS)
+            events = self._log.read(JOURNAL, after, READ)
+            head = self._log.head(JOURNAL)
             self.seen += [(one.position, one.subject) for one in events]
             after = events[-1].position if events else after
             assert head >= after
@@ -140,45 +149,98 @@ class Follower(threading.Thread):
         self._log.close()
 
 
-def write(uri: str, name: int, until: float, committed: list[tuple[int, str]]) -> None:
-    """Appends in batches of different sizes; a tenth of them has an event that is refused."""
-    log = SqlLog(uri)
-    chance = random.Random(name)
-    number = 0
-    while time.monotonic() < until:
-        count = chance.choice((1, 1, 2, 30))
-        names = [f"{name}-{number + place}" for place in range(count)]
-        number += count
-        batch = [event(one, "points") for one in names]
-        if chance.random() < ROLLED_BACK:
-            bad = NewEvent("points", "points.logged", 1, None, 1, b"")  # type: ignore[arg-type]
-            with pytest.raises(LogError):
-                log.append([*batch, bad])
-            continue
-        committed += zip(log.append(batch), names, strict=True)
+class Folder(threading.Thread):
+    """A projector of the same events, into SQLite views of its own."""
+
+    def __init__(self, uri: str, path: Path) -> None:
+        super().__init__()
+        self._log = SqlLog(uri)
+        self._views = SqliteViews(path, self._log.identity.log_id)
+        self.runs: list[str] = []
+        self.rejected = 0
+        self.position = 0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        self._views.create()
+        projector = Projector(self._log, self._views)
+        ends = False
+        while not ends:
+            ends = self.done.is_set()
+            projector.catch_up()
+        with self._views.read() as connection:
+            self.runs = list(connection.execute(sa.select(runs.c.run_id)).scalars())
+            self.rejected = len(connection.execute(sa.select(rejections)).all())
+        self.position = self._views.checkpoints()[JOURNAL].position
+        self._views.close()
+        self._log.close()
+
+
+class Writer(threading.Thread):
+    """Creates runs in batches of different sizes, of which a tenth has an event that the database
+    refuses, until the time is up and it has done its least."""
+
+    def __init__(self, uri: str, name: int, start: threading.Barrier, seconds: float) -> None:
+        super().__init__()
+        self._log = SqlLog(uri)
+        self._name = name
+        self._start = start
+        self._seconds = seconds
+        self.committed: list[tuple[int, str]] = []
+        self.commits = self.rollbacks = 0
+
+    def run(self) -> None:
+        chance = random.Random(self._name)
+        number = 0
+        self._start.wait(60)
+        until = time.monotonic() + self._seconds
+        while time.monotonic() < until or min(self.commits / 20, self.rollbacks) < 1:
+            count = chance.choice((1, 1, 2, 30))
+            names = [f"{self._name}-{number + place}" for place in range(count)]
+            number += count
+            batch = [_run_created(name) for name in names]
+            if chance.random() < ROLLED_BACK:
+                with pytest.raises(LogError, match="refused an append"):
+                    self._log.append([*batch, REFUSED])
+                self.rollbacks += 1
+            else:
+                self.committed += zip(self._log.append(batch), names, strict=True)
+                self.commits += 1
+        self._log.close()
+
+
+REFUSED = NewEvent("journal", "run.created", 1, None, 1, b"")  # type: ignore[arg-type]
+
+
+def _run_created(run_id: str) -> NewEvent:
+    return RUN_CREATED.new(run_id, RunCreated("1", run_id, "u", 1, "uri"), time=1)
+
+
+def test_six_writers_and_who_follows(
+    server_uri: str, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """With a tenth of the transactions rolled back, every committed event is read exactly once, in
+    the order of its position, which has no gaps, and folded exactly once (`--storm-seconds` says
+    for how long; each writer commits twenty times and is refused once, however slow the machine).
+    """
+    log = SqlLog(server_uri)
+    log.append([EXPERIMENT_CREATED.new("1", ExperimentCreated("e", "a", 1), time=1)])
     log.close()
-
-
-def test_six_writers_and_a_reader(server_uri: str, pytestconfig: pytest.Config) -> None:
-    """With a tenth of the transactions rolled back, every committed event is read exactly once,
-    in the order of its position, which has no gaps (`--storm-seconds` says how long)."""
-    SqlLog(server_uri).close()
-    until = time.monotonic() + pytestconfig.getoption("--storm-seconds")
-    committed: list[list[tuple[int, str]]] = [[] for _ in range(WRITERS)]
-    follower = Follower(server_uri)
-    follower.start()
-    writers = [
-        threading.Thread(target=write, args=(server_uri, name, until, committed[name]))
-        for name in range(WRITERS)
-    ]
-    for writer in writers:
-        writer.start()
+    reader, folder = Reader(server_uri), Folder(server_uri, tmp_path / "views.db")
+    start = threading.Barrier(WRITERS)
+    seconds = pytestconfig.getoption("--storm-seconds")
+    writers = [Writer(server_uri, name, start, seconds) for name in range(WRITERS)]
+    threads = [reader, folder, *writers]
+    for thread in threads:
+        thread.start()
     for writer in writers:
         writer.join()
-    follower.done.set()
-    follower.join()
-    expected = sorted(one for of_writer in committed for one in of_writer)
-    assert follower.seen == expected
-    assert [position for position, _ in expected] == list(range(1, len(expected) + 1))
-    # How many is the machine's affair; that all six took part makes it a storm.
-    assert all(committed)
+    for follower in (reader, folder):
+        follower.done.set()
+        follower.join()
+    assert all(writer.commits >= 20 and writer.rollbacks for writer in writers)
+    expected = sorted(one for writer in writers for one in writer.committed)
+    assert [position for position, _ in expected] == list(range(2, len(expected) + 2))
+    assert reader.seen[1:] == expected
+    assert sorted(folder.runs) == sorted(name for _, name in expected)
+    assert (folder.position, folder.rejected) == (len(expected) + 1, 0)
