@@ -46,11 +46,23 @@ class Settings:
     pool_size: int = 5
     pool_max_overflow: int = 10
     pool_recycle_s: int = -1
+    pool_class: str = "QueuePool"
+    database_echo: bool = False
 
     @property
     def log_place(self) -> str:
         """The log's URI. Raises SettingError where no kind of log has one like it."""
         return known_log_uri(self.log_uri or f"sqlite:///{self.home / 'log.db'}")
+
+    @property
+    def pool_kind(self) -> str:
+        """The pool's class. Raises SettingError for one that can't be used here."""
+        if self.pool_class not in POOL_CLASSES:
+            raise SettingError(
+                f"--pool-class is {' or '.join(POOL_CLASSES)}, not {self.pool_class!r}: a server's "
+                "threads each need a connection of their own"
+            )
+        return self.pool_class
 
     @property
     def views_path(self) -> Path:
@@ -84,6 +96,8 @@ class Settings:
 class SettingError(ValueError):
     """A setting has a value that can't be used; the message says which and what to give."""
 
+
+POOL_CLASSES = ("QueuePool", "NullPool")
 
 DATABASE_SCHEMES = (
     "postgresql",
@@ -199,6 +213,23 @@ SETTINGS: tuple[Setting, ...] = (
         "Seconds after which a connection to a database server is replaced. -1: never.",
         storage=True,
         metavar="SECONDS",
+    ),
+    Setting(
+        "pool_class",
+        "--pool-class",
+        ("MLFLOW_SQLALCHEMYSTORE_POOLCLASS",),
+        "How connections to a database server are kept: QueuePool, or NullPool for a new one each "
+        "time. SQLAlchemy's others share connections among threads, or are for one thread.",
+        storage=True,
+        metavar="CLASS",
+    ),
+    Setting(
+        "database_echo",
+        "--database-echo",
+        ("MLFLOW_SQLALCHEMYSTORE_ECHO",),
+        "Log the beginning of each statement that goes to a database server, on MySQL with what "
+        "clients sent.",
+        storage=True,
     ),
     Setting(
         "lake_uri",

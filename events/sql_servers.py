@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
+import structlog
 
 from events.settings import DATABASE_SCHEMES
+
+logger = structlog.get_logger(__name__)
 
 Kind = Literal["postgresql", "mysql"]
 
 CONNECT_S_MAX = 10
+ECHO_CHARACTERS_MAX = 2_000
 _DRIVERS: dict[Kind, str] = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _PACKAGES: dict[Kind, str] = {"postgresql": "psycopg[binary]", "mysql": "pymysql[rsa]"}
 _SESSION: dict[Kind, tuple[str, ...]] = {
@@ -37,6 +42,21 @@ class Pool:
     max_overflow: int = 10
     recycle_s: int = -1
     """Seconds after which a connection is replaced; -1: never."""
+    kind: str = "QueuePool"
+    """A name of `events.settings.POOL_CLASSES`."""
+    echo: bool = False
+    """Whether each statement is logged."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The same, in the words of `sa.create_engine`."""
+        if self.kind == "NullPool":
+            return {"poolclass": sa.NullPool}
+        return {
+            "pool_size": self.size,
+            "max_overflow": self.max_overflow,
+            "pool_recycle": self.recycle_s,
+            "pool_use_lifo": True,
+        }
 
 
 DEFAULT_POOL = Pool()
@@ -70,12 +90,9 @@ def open_server(uri: str, pool: Pool = DEFAULT_POOL, *, client_flag: int = 0) ->
         engine = sa.create_engine(
             url,
             isolation_level="AUTOCOMMIT",
-            pool_size=pool.size,
-            max_overflow=pool.max_overflow,
-            pool_recycle=pool.recycle_s,
+            **pool.arguments(),
             # MySQL would be asked over the network to roll back what has committed by itself.
             skip_autocommit_rollback=True,
-            pool_use_lifo=True,
             connect_args=_connect_args(kind, url, client_flag),
         )
     except ModuleNotFoundError as error:
@@ -83,8 +100,33 @@ def open_server(uri: str, pool: Pool = DEFAULT_POOL, *, client_flag: int = 0) ->
             f"{error.name} is not installed, which speaks to the server of "
             f"{url.render_as_string(hide_password=True)}: pip install '{_PACKAGES[kind]}'"
         ) from error
+    if pool.echo:
+        echo(engine)
     sa.event.listen(engine, "connect", _configuring(_SESSION[kind]))
     return engine
+
+
+def echo(engine: sa.Engine) -> None:
+    """Logs each statement on the engine's connections, also those that SQLAlchemy does not see
+    since they go to the driver directly."""
+
+    def configure(connection: Any, _record: Any) -> None:
+        name = "cursorclass" if engine.dialect.driver == "pymysql" else "cursor_factory"
+        setattr(connection, name, _echoing(getattr(connection, name)))
+
+    sa.event.listen(engine, "connect", configure)
+
+
+@cache
+def _echoing(cursor_class: type[Any]) -> type[Any]:
+    class Echoing(cursor_class):  # type: ignore[misc]
+        """A cursor that tells what it does."""
+
+        def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
+            logger.info("statement", sql=str(query)[:ECHO_CHARACTERS_MAX])
+            return super().execute(query, *arguments, **options)
+
+    return Echoing
 
 
 def _connect_args(kind: Kind, url: sa.URL, client_flag: int) -> dict[str, Any]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 
+import click
 import pytest
 import sqlalchemy as sa
+import structlog
+from click.testing import CliRunner
 
 from events.event import JOURNAL, POINTS, NewEvent
 from events.log import LogError
 from events.settings import DATABASE_SCHEMES, SettingError, Settings
 from events.sql_log import SqlLog
-from events.sql_servers import kind_of, open_server
+from events.sql_servers import Pool, kind_of, open_server
 from infra.backends.service import Service
 from tests.sql_logs import event, subjects
-from workers.options import arguments_of, environment_of
+from workers.options import arguments_of, environment_of, server_options, settings_from
+from workers.stores import pool_of
 
 
 @pytest.mark.parametrize(
@@ -194,6 +198,56 @@ def test_a_password_is_on_no_command_line() -> None:
     assert "hidden" not in " ".join(arguments_of(settings))
     assert "5001" in arguments_of(settings)
     assert environment_of(settings)["RUNFOLD_LOG_URI"] == "postgresql://me:hidden@host/db"
+
+
+def test_the_pool_is_as_mlflows_variables_say(
+    postgresql_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All five, each as MLflow hands it to SQLAlchemy; a class with which threads would share a
+    connection is refused by its name."""
+    variables = {"POOL_SIZE": "2", "MAX_OVERFLOW": "3", "POOL_RECYCLE": "60", "ECHO": "true"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"MLFLOW_SQLALCHEMYSTORE_{name}", value)
+    pool = pool_of(settings_of_environment())
+    assert pool == Pool(2, 3, 60, "QueuePool", echo=True)
+    engine = open_server(postgresql_uri, pool)
+    assert isinstance(engine.pool, sa.QueuePool)
+    assert (engine.pool.size(), engine.pool._max_overflow, engine.pool._recycle) == (2, 3, 60)
+    engine.dispose()
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    engine = open_server(postgresql_uri, pool_of(settings_of_environment()))
+    assert isinstance(engine.pool, sa.NullPool)
+    engine.dispose()
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "StaticPool")
+    with pytest.raises(SettingError, match="QueuePool or NullPool, not 'StaticPool'"):
+        pool_of(settings_of_environment())
+
+
+def settings_of_environment() -> Settings:
+    """The settings of a command that is given nothing on its command line."""
+    found: list[Settings] = []
+
+    @click.command()
+    @server_options
+    def command(**options: object) -> None:
+        found.append(settings_from(options))
+
+    assert CliRunner().invoke(command, []).exit_code == 0
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", ["QueuePool", "NullPool"])
+def test_a_log_works_with_every_pool_and_tells_what_it_asks(server_uri: str, kind: str) -> None:
+    """Also with a single connection; with echo its statements are in the log lines."""
+    with structlog.testing.capture_logs() as lines:
+        log = SqlLog(server_uri, Pool(1, 0, 60, kind, echo=True))
+        assert log.append([event("a"), event("a", "points")]) == [1, 1]
+        assert subjects(log) == ["a"]
+        assert [one.subject for one in log.about("points", "a")] == ["a"]
+        log.close()
+    told = [line["sql"] for line in lines if line["event"] == "statement"]
+    assert any("log_journal" in sql and "SELECT position" in sql for sql in told)
+    assert any("log_heads" in sql and "UPDATE" in sql for sql in told)
 
 
 def test_a_log_of_no_known_kind_is_refused() -> None:

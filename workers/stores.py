@@ -54,14 +54,24 @@ def open_copy_target(uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) 
     return SqliteLog(path)
 
 
+def pool_of(settings: Settings) -> Pool:
+    """How connections to database servers are kept. Raises SettingError."""
+    return Pool(
+        settings.pool_size,
+        settings.pool_max_overflow,
+        settings.pool_recycle_s,
+        settings.pool_kind,
+        settings.database_echo,
+    )
+
+
 @contextlib.contextmanager
 def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
     """The stores of these settings, closed at the end; the log must be there if not to `make`.
 
     Raises LogError, SettingError.
     """
-    pool = Pool(settings.pool_size, settings.pool_max_overflow, settings.pool_recycle_s)
-    log = open_log(settings.log_place, pool, make=make)
+    log = open_log(settings.log_place, pool_of(settings), make=make)
     views: Views = SqliteViews(settings.views_path, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     try:
