@@ -174,7 +174,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "workers/sealer.py",
     ),
     "starlette": ("api/*",),
-    "structlog": ("events/group_commit.py", "api/*", "workers/*"),
+    "structlog": ("events/group_commit.py", "events/sql_servers.py", "api/*", "workers/*"),
     "uuid_utils": ("api/names.py", "projections/segment_files.py", "projections/lake_exports.py"),
     "uvicorn": ("workers/api_process.py", "workers/http_protocol.py"),
     "zstandard": ("events/codec.py",),

@@ -19,7 +19,7 @@ from events.sql_log import SqlLog
 from events.sqlite_log import SqliteLog
 from projections.sqlite_views import SqliteViews
 from tests.homes import Home, content, content_by_number, open_home
-from workers import log_copy
+from workers import log_command, log_copy
 from workers.cli import main
 from workers.log_copy import CopyError, copy_log
 from workers.maintenance import fold_to_head
@@ -40,6 +40,12 @@ def home(tmp_path: Path) -> Iterator[Home]:
     opened.append(RUN_PURGED, A, RunPurged())
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def no_log_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands run in the tests' own process, whose log lines stay as they are."""
+    monkeypatch.setattr(log_command, "configure_logs", lambda _level, _role: None)
 
 
 @pytest.fixture(autouse=True)
