@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -71,7 +72,10 @@ class SqlLog:
         flag = MULTI_STATEMENTS if kind == "mysql" else 0
         try:
             self._engine = open_server(uri, pool)
-            self._writer = SqlWriter(open_server(uri, Pool(1, 0), client_flag=flag), dialect)
+            one = dataclasses.replace(pool, size=1, max_overflow=0)
+            self._writer = SqlWriter(
+                open_server(uri, one, client_flag=flag), dialect, pool.recycle_s
+            )
         except DriverMissing as error:
             raise LogError(str(error)) from error
         self._dialect = dialect

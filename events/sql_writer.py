@@ -131,12 +131,15 @@ def first_line(error: Exception) -> str:
 class SqlWriter:
     """Appends one after the other; of any number of threads, one at a time."""
 
-    def __init__(self, engine: sa.Engine, dialect: Dialect) -> None:
+    def __init__(self, engine: sa.Engine, dialect: Dialect, recycle_s: int = -1) -> None:
+        """`recycle_s`: after so many seconds the connection is replaced; -1: never."""
         self._engine = engine
         self._session = Session(engine, dialect)
         self._dialect = dialect
+        self._recycle_s = recycle_s
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._connected = 0.0
         self._name = ""
         self._sequence = 0
         """The last append of which it is known what became."""
@@ -243,10 +246,11 @@ class SqlWriter:
 
         Raises TemporarilyUnavailable, LogError.
         """
-        if self._connection is not None and self._has_ended():
+        if self._connection is not None and (self._is_old() or self._has_ended()):
             self._disconnect()
         if self._connection is None:
             self._connection = self._session.connect()
+            self._connected = time.monotonic()
             try:
                 cursor = self._dialect.cursor(self._connection)
                 self._dialect.check(cursor)
@@ -257,6 +261,9 @@ class SqlWriter:
                 self._disconnect()
                 raise
         return self._dialect.cursor(self._connection)
+
+    def _is_old(self) -> bool:
+        return 0 <= self._recycle_s < time.monotonic() - self._connected
 
     def _has_ended(self) -> bool:
         """Whether the server has ended the connection since it was last used: it has said

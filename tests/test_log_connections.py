@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
+import structlog
 
 from events import sql_writer
 from events.errors import OutcomeUnknown, TemporarilyUnavailable
 from events.event import JOURNAL
 from events.sql_log import SqlLog
+from events.sql_servers import Pool
 from infra.backends.postgresql import RESTART_AT_ONCE
 from infra.backends.service import Service
 from tests.sql_logs import event, subjects
@@ -148,3 +150,14 @@ def test_a_server_that_is_away_refuses_before_anything_is_there(own_postgresql: 
     assert log.append([event("after")]) == [2]
     assert subjects(log) == ["before", "after"]
     log.close()
+
+
+def test_the_writers_connection_is_recycled(server_uri: str) -> None:
+    """Its connection is the pool's only one, and is never given back; it is replaced all the
+    same."""
+    with structlog.testing.capture_logs() as lines:
+        log = SqlLog(server_uri, Pool(recycle_s=0, echo=True))
+        assert [log.append([event(str(number))]) for number in range(3)] == [[1], [2], [3]]
+        log.close()
+    settings = [line for line in lines if line["sql"].startswith("SET SESSION")]
+    assert len(settings) >= 3
