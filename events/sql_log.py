@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import secrets
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from events.sql_writer import Dialect, Heads, Row, Session, SqlWriter
 SCHEMA_VERSION = 1
 _PURGED = ", ".join(f"'{name}'" for name in PURGED_TYPES)
 _PAGE = 200
+GAP_S_MAX = 5.0
+GAP_LOOK_S = 0.005
 _SCRUB_PAGE = 100
 _IDS_MAX = 500
 _COLUMNS = "position, type, version, subject, time, actor, origin, scrubbed, data"
@@ -174,15 +177,32 @@ class SqlLog:
             self._durable = Heads(*map(max, self._durable, heads))
 
     def read(self, partition: Partition, after: int, limit: int) -> list[Event]:
-        """See Log.read."""
+        """See Log.read. Raises LogError where an event is missing.
+
+        MariaDB may show a commit without an earlier one, for a moment, as it makes its snapshots
+        while transactions end. Positions have no gaps, so that is seen: nothing behind a gap is
+        believed until the gap has closed.
+        """
         lane = partition.lane
-        rows = self._fetch(
-            f"SELECT {_COLUMNS} FROM log_{lane} WHERE position > %s ORDER BY position LIMIT %s",
-            (after, limit),
-        )
+        deadline = time.monotonic() + GAP_S_MAX
+        while (rows := self._rows(lane, after, limit)) and rows[0][0] != after + 1:
+            if time.monotonic() >= deadline:
+                raise LogError(
+                    f"the log has no event {lane} {after + 1} but has later ones, up to "
+                    f"{rows[-1][0]}: it has lost some. Restore its database from a backup"
+                )
+            time.sleep(GAP_LOOK_S)
+        if rows and rows[-1][0] != after + len(rows):
+            rows = [row for place, row in enumerate(rows, after + 1) if row[0] == place]
         if rows and rows[-1][0] > getattr(self._durable, lane):
             self._make_durable()
         return [_event(lane, row) for row in rows]
+
+    def _rows(self, lane: Lane, after: int, limit: int) -> list[Any]:
+        return self._fetch(
+            f"SELECT {_COLUMNS} FROM log_{lane} WHERE position > %s ORDER BY position LIMIT %s",
+            (after, limit),
+        )
 
     def _make_durable(self) -> None:
         """Sees to it that whoever keeps what was just read keeps nothing that a crash of the

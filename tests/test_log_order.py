@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from events import sql_log
 from events.event import JOURNAL, Event, NewEvent
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import LogError
@@ -122,6 +123,36 @@ def test_three_open_transactions_leave_no_gap(server_uri: str, fates: str) -> No
     log.append([event("after")])
     look()
     assert seen[-1].subject == "after"
+    log.close()
+
+
+def put(uri: str, position: int) -> None:
+    """An event in the journal, past the log."""
+    engine = open_server(uri)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO log_journal (position, type, version, subject, time, data) "
+            f"VALUES ({position}, 'run.updated', 1, '{position}', 1, '{{}}')"
+        )
+    engine.dispose()
+
+
+def test_nothing_behind_a_gap_is_believed(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot that has a later event and not the one before is taken for a moment's; where it
+    stays the log has lost an event, and says so."""
+    log = SqlLog(server_uri)
+    for position in (1, 2, 4, 5):
+        put(server_uri, position)
+    assert subjects(log) == ["1", "2"]
+    late = threading.Timer(0.3, put, (server_uri, 3))
+    late.start()
+    assert subjects(log, 2) == ["3", "4", "5"]
+    late.join()
+    put(server_uri, 7)
+    monkeypatch.setattr(sql_log, "GAP_S_MAX", 0.2)
+    assert subjects(log, 4) == ["5"]
+    with pytest.raises(LogError, match="no event journal 6 but has later ones, up to 7"):
+        subjects(log, 5)
     log.close()
 
 
