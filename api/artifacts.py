@@ -1,7 +1,8 @@
 """Artifacts: those of a run, and the proxy through which clients keep theirs on this server."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final
+from pathlib import PureWindowsPath
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -13,9 +14,15 @@ from starlette.routing import Route
 from api.answers import json_answer
 from api.errors import error_response
 from api.requests import Int32, RequiredText, RunId, decode
-from api.services import services_of
-from api.transfers import list_answer, store_body, stream_file, too_large
-from events.blobs import BlobStore, blob_path, safe_path
+from api.services import Services, services_of
+from api.transfers import (
+    content_disposition,
+    list_answer,
+    store_body,
+    stream_file,
+    too_large,
+)
+from events.blobs import BlobStore, DirectAccess, blob_path, safe_path
 from events.errors import InvalidParameterValue, NotImplementedHere
 from projections.logged_models import get_model_row
 from projections.runs import artifact_uri
@@ -24,6 +31,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 UPLOAD_BYTES_MAX: Final = 10 * 1024 * 1024
 EXPIRATION_S_MAX: Final = 7 * 24 * 3600
+PRESIGNED_UPLOAD_S: Final = 900
+PARTS_BODY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Ten thousand parts, each with its URL."""
 FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -48,11 +58,18 @@ class CreateMultipart(msgspec.Struct):
     num_parts: Int32 | None = None
 
 
+class UploadedPart(msgspec.Struct):
+    """A part that a client has sent to the store."""
+
+    part_number: Int32
+    etag: RequiredText
+
+
 class CompleteMultipart(msgspec.Struct):
     """Ends an upload in parts."""
 
     path: RequiredText
-    parts: list[Any]
+    parts: list[UploadedPart]
     upload_id: str | None = None
 
 
@@ -118,24 +135,33 @@ async def upload_run_artifact(request: Request) -> Response:
 
 
 async def presign_download(request: Request) -> Response:
-    """Refuses: bytes in a folder, or behind this server, have no URL of their own."""
+    """A URL of the store itself, to download an artifact of a run from."""
     asked = await decode(request, PresignDownload)
-    uri, _, _ = await _of_run(request, asked.run_id, safe_path(asked.path))
-    raise _not_presigned("download", uri)
+    path = safe_path(asked.path)
+    uri, store, where = await _of_run(request, asked.run_id, path)
+    direct = _presigning(request, store, "download", uri)
+    seconds = asked.expiration or services_of(request).settings.presigned_url_s
+    signed = await run_in_threadpool(direct.download_url, where, seconds, _attached(path))
+    return json_answer({"presigned_url": signed.url, "file_size": signed.size_bytes})
 
 
 async def presign_upload(request: Request) -> Response:
-    """Refuses: bytes in a folder, or behind this server, have no URL of their own."""
+    """A URL of the store itself, to upload an artifact of a run or a model to."""
     asked = await decode(request, PresignUpload)
     if bool(asked.run_id) == bool(asked.model_id):
         raise InvalidParameterValue("Exactly one of run_id and model_id must be provided.")
     path = safe_path(asked.path)
     if asked.run_id:
-        uri, _, _ = await _of_run(request, asked.run_id, path)
+        uri, store, where = await _of_run(request, asked.run_id, path)
     else:
-        model = await services_of(request).views.read(get_model_row, asked.model_id or "")
+        services = services_of(request)
+        model = await services.views.read(get_model_row, asked.model_id or "")
         uri = model["artifact_location"]
-    raise _not_presigned("upload", uri)
+        store, where = services.artifacts.locate(uri, path)
+    direct = _presigning(request, store, "upload", uri)
+    seconds = asked.expiration or PRESIGNED_UPLOAD_S
+    signed = await run_in_threadpool(direct.upload_url, where, seconds)
+    return json_answer({"presigned_url": signed.url, "headers": signed.headers})
 
 
 async def list_proxied(request: Request) -> Response:
@@ -164,30 +190,101 @@ async def delete_proxied(request: Request) -> Response:
 
 
 async def create_multipart(request: Request) -> Response:
-    """Refuses, as MLflow does over a folder: there are no parts to upload to."""
-    safe_path(request.path_params["path"])
-    await decode(request, CreateMultipart)
-    raise _no_multipart("upload")
+    """Begins an upload in parts, each to a URL of the store itself."""
+    folder = safe_path(request.path_params["path"])
+    asked = await decode(request, CreateMultipart)
+    store = _direct(request, _proxy(request))
+    if store is None:
+        raise _no_multipart("upload")
+    path = _uploaded_path(folder, asked.path)
+    begun = await run_in_threadpool(store.create_parts, path, asked.num_parts or 1)
+    credentials = [{"url": url, "part_number": part} for part, url in enumerate(begun.urls, 1)]
+    return json_answer({"credentials": credentials, "upload_id": begun.upload_id})
 
 
 async def complete_multipart(request: Request) -> Response:
-    """Refuses, as MLflow does over a folder."""
-    safe_path(request.path_params["path"])
-    await decode(request, CompleteMultipart)
-    raise _no_multipart("upload")
+    """Makes an artifact of the parts that were sent to the store."""
+    folder = safe_path(request.path_params["path"])
+    asked = await decode(request, CompleteMultipart, body_bytes_max=PARTS_BODY_BYTES_MAX)
+    store = _direct(request, _proxy(request))
+    if store is None:
+        raise _no_multipart("upload")
+    parts = [(part.part_number, part.etag) for part in asked.parts]
+    path = _uploaded_path(folder, asked.path)
+    await run_in_threadpool(store.complete_parts, path, _upload_id(asked.upload_id), parts)
+    return json_answer({})
 
 
 async def abort_multipart(request: Request) -> Response:
-    """Refuses, as MLflow does over a folder."""
-    safe_path(request.path_params["path"])
-    await decode(request, AbortMultipart)
-    raise _no_multipart("upload")
+    """Gives up an upload in parts; nothing there is no error."""
+    folder = safe_path(request.path_params["path"])
+    asked = await decode(request, AbortMultipart)
+    store = _direct(request, _proxy(request))
+    if store is None:
+        raise _no_multipart("upload")
+    path = _uploaded_path(folder, asked.path)
+    await run_in_threadpool(store.abort_parts, path, _upload_id(asked.upload_id))
+    return json_answer({})
 
 
 async def presign_proxied(request: Request) -> Response:
-    """Refuses, as MLflow does over a folder."""
-    safe_path(request.path_params["path"])
-    raise _no_multipart("download")
+    """A URL of the store itself, to download an artifact of the proxy from."""
+    path = safe_path(request.path_params["path"])
+    store = _direct(request, _proxy(request))
+    if store is None:
+        raise _no_multipart("download")
+    seconds = services_of(request).settings.presigned_url_s
+    signed = await run_in_threadpool(store.download_url, path, seconds, _attached(path))
+    return json_answer(
+        {"url": signed.url, "headers": signed.headers, "file_size": signed.size_bytes}
+    )
+
+
+def gives_urls(services: Services) -> bool:
+    """Whether clients can up- and download past this server what is behind its proxy."""
+    settings = services.settings
+    on = settings.presigned_urls and settings.serve_artifacts
+    return on and isinstance(services.artifacts.proxied, DirectAccess)
+
+
+def _direct(request: Request, store: BlobStore) -> DirectAccess | None:
+    """The store, if clients may go to it themselves."""
+    if services_of(request).settings.presigned_urls and isinstance(store, DirectAccess):
+        return store
+    return None
+
+
+def _presigning(request: Request, store: BlobStore, direction: str, uri: str) -> DirectAccess:
+    """The store of a run's or a model's artifacts. Raises where it gives no URLs."""
+    scheme = uri.partition(":")[0]
+    if scheme in ("mlflow-artifacts", "http", "https"):
+        raise InvalidParameterValue(
+            f"Presigned {direction} is not possible for artifacts behind the server's proxy "
+            f"({scheme}:); it needs a location in cloud storage."
+        )
+    direct = _direct(request, store)
+    if direct is None:
+        raise NotImplementedHere(
+            f"Presigned {direction} is not supported for the current artifact repository"
+        )
+    return direct
+
+
+def _uploaded_path(folder: str, local_file: str) -> str:
+    """Where a client's file goes: under its own name in the folder."""
+    windows = PureWindowsPath(local_file)
+    name = windows.name if windows.is_absolute() else local_file.rpartition("/")[2]
+    return f"{folder}/{name}" if folder else name
+
+
+def _upload_id(sent: str | None) -> str:
+    if not sent:
+        raise InvalidParameterValue("Missing value for required parameter 'upload_id'.")
+    return sent
+
+
+def _attached(path: str) -> str:
+    return content_disposition(path.rpartition("/")[2])
 
 
 async def _of_run(request: Request, run_id: str, path: str) -> tuple[str, BlobStore, str]:
@@ -205,18 +302,6 @@ def _proxy(request: Request) -> BlobStore:
 def _no_multipart(direction: str) -> NotImplementedHere:
     return NotImplementedHere(
         f"Multipart {direction} is not supported for the current artifact repository"
-    )
-
-
-def _not_presigned(direction: str, uri: str) -> Exception:
-    scheme = uri.partition(":")[0]
-    if scheme in ("mlflow-artifacts", "http", "https"):
-        return InvalidParameterValue(
-            f"Presigned {direction} is not possible for artifacts behind the server's proxy "
-            f"({scheme}:); it needs a location in cloud storage."
-        )
-    return NotImplementedHere(
-        f"Presigned {direction} is not supported for the current artifact repository"
     )
 
 

@@ -1,15 +1,16 @@
 """What is not MLflow's data: the page at `/`, health, version, and what the server can do."""
 
+import asyncio
 from html import escape
 from importlib.metadata import version
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from api.answers import json_answer
+from api.artifacts import gives_urls
 from api.services import services_of
 
 MLFLOW_VERSION: Final = "3.17.2"
@@ -21,8 +22,6 @@ SERVER_INFO: Final[dict[str, Any]] = {
     "store_type": "SqlStore",
     "workspaces_enabled": False,
     "trace_archival_enabled": False,
-    "multipart_uploads_enabled": False,
-    "multipart_downloads_enabled": False,
     "presigned_upload_run_id_supported": True,
     "presigned_upload_model_id_supported": True,
     "features_enabled": {"gateway": False},
@@ -130,7 +129,8 @@ async def health(request: Request) -> Response:
     if services.settings.artifacts_only:
         # Nothing is folded here, so no lane can be behind.
         return json_answer({"status": "ok", "lanes": {}})
-    found = await run_in_threadpool(services.health)
+    # Not in the threads that transfer artifacts, which may all wait for a store far away.
+    found = await asyncio.to_thread(services.health)
     slots = getattr(request.app.state, "query_slots", None)
     return json_answer(found if slots is None else {**found, "sql": slots.health()})
 
@@ -140,9 +140,11 @@ async def mlflow_version(_request: Request) -> Response:
     return PlainTextResponse(MLFLOW_VERSION)
 
 
-async def server_info(_request: Request) -> Response:
+async def server_info(request: Request) -> Response:
     """What this server can do, as clients ask before they use it."""
-    return json_answer(SERVER_INFO)
+    in_parts = gives_urls(services_of(request))
+    parts = {"multipart_uploads_enabled": in_parts, "multipart_downloads_enabled": in_parts}
+    return json_answer({**SERVER_INFO, **parts})
 
 
 ROUTES: list[Route] = [

@@ -5,6 +5,7 @@ that a file of any size costs one buffer. Artifacts are what users uploaded, so 
 show one as a page of this server: its type is not to be guessed, and it is saved, not shown.
 """
 
+import asyncio
 import mimetypes
 import re
 import unicodedata
@@ -70,8 +71,10 @@ async def store_body(
         if size_bytes < bytes_min:
             raise InvalidParameterValue("Request must specify data.")
         await run_in_threadpool(upload.commit)
-    finally:
-        upload.abort()
+    except BaseException:
+        # Also where this task was ended: what was sent must not stay in a store far away.
+        await asyncio.shield(run_in_threadpool(upload.abort))
+        raise
 
 
 def list_answer(entries: Sequence[Entry], folder: str, root_uri: str | None = None) -> Response:

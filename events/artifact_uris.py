@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from events.blobs import BlobStore, safe_path
 from events.errors import InvalidParameterValue
-from events.settings import Settings
+from events.settings import SettingError, Settings, is_bucket
 
 PROXY_ROUTE: Final = "/api/2.0/mlflow-artifacts/artifacts/"
 LOCATION_CHARACTERS_MAX: Final = 2048
@@ -30,7 +30,10 @@ class ArtifactRoots:
     proxied: BlobStore
     folders: tuple[Path, ...]
     """Resolved folders in which `file:` URIs and plain paths may be."""
-    open_folder: Callable[[Path], BlobStore]
+    open_place: Callable[[str | Path], BlobStore]
+    """Opens one of the folders or buckets."""
+    buckets: tuple[str, ...] = ()
+    """URIs such as `s3://BUCKET/PREFIX`, without a slash at the end, below which others may be."""
 
     def locate(self, uri: str, path: str = "") -> tuple[BlobStore, str]:
         """The store of a URI, and what `path` below that URI is called there.
@@ -42,8 +45,14 @@ class ArtifactRoots:
         if scheme in ("mlflow-artifacts", "http", "https"):
             inside = _proxied_path(uri)
             return self.proxied, f"{inside}/{below}".strip("/")
+        if is_bucket(uri):
+            bucket, inside = self._in_bucket(uri)
+            try:
+                return self.open_place(bucket), f"{inside}/{below}".strip("/")
+            except SettingError as error:
+                raise InvalidParameterValue(str(error)) from error
         root, inside = self._in_folder(uri)
-        return self.open_folder(root), f"{inside}/{below}".strip("/")
+        return self.open_place(root), f"{inside}/{below}".strip("/")
 
     def is_proxied(self, uri: str) -> bool:
         """Whether clients come to this server for what is at the URI."""
@@ -76,6 +85,21 @@ class ArtifactRoots:
         elif parts.scheme in ("", "file"):
             self._in_folder(uri)
 
+    def _in_bucket(self, uri: str) -> tuple[str, str]:
+        """The configured place in S3 that an `s3:` URI is in, and the path in there."""
+        for bucket in self.buckets:
+            if f"{uri}/".startswith(f"{bucket}/"):
+                inside = uri[len(bucket) + 1 :].rstrip("/")
+                if safe_path(inside) != inside:
+                    raise InvalidParameterValue(
+                        f"The artifact location {uri[:200]!r} has a name that is percent-encoded."
+                    )
+                return bucket, inside
+        raise InvalidParameterValue(
+            f"This server does not reach the artifacts at {uri[:200]!r}; use a client that does, "
+            "or give the server their place with --default-artifact-root."
+        )
+
     def _in_folder(self, uri: str) -> tuple[Path, str]:
         """The configured folder that a `file:` URI or plain path is in, and the path in there."""
         parts = urlsplit(uri)
@@ -104,15 +128,23 @@ class ArtifactRoots:
 
 
 def artifact_roots(
-    settings: Settings, proxied: BlobStore, open_folder: Callable[[Path], BlobStore]
+    settings: Settings, proxied: BlobStore, open_place: Callable[[str | Path], BlobStore]
 ) -> ArtifactRoots:
     """The places that the settings name."""
-    folders = [settings.artifacts_path.resolve()]
+    folders: list[Path] = []
+    buckets: list[str] = []
     root = settings.artifact_root
     parts = urlsplit(root)
     if parts.scheme in ("", "file"):
         folders.append(Path(unquote(parts.path) if parts.scheme else root).resolve())
-    return ArtifactRoots(proxied, tuple(folders), open_folder)
+    elif is_bucket(root):
+        buckets.append(root.rstrip("/"))
+    proxied_in = settings.artifacts_place
+    if isinstance(proxied_in, Path):
+        folders.insert(0, proxied_in.resolve())
+    else:
+        buckets.insert(0, proxied_in)
+    return ArtifactRoots(proxied, tuple(folders), open_place, tuple(buckets))
 
 
 def _proxied_path(uri: str) -> str:

@@ -6,10 +6,10 @@ loop run them in threads.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 from urllib.parse import unquote
 
 from events.errors import InvalidParameterValue
@@ -21,6 +21,9 @@ PART_BYTES_MAX: Final = 255
 """File systems take no longer names."""
 
 DECODINGS_MAX: Final = 10
+
+ABANDONED_AFTER_S: Final = 24 * 3600
+"""Nobody writes an upload for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,51 @@ class BlobStore(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class PartsUpload:
+    """An upload that a client makes in parts, past this server."""
+
+    upload_id: str
+    urls: Sequence[str]
+    """Where to PUT each part, the first one's first."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedUrl:
+    """A URL of the store itself, and what has to be sent with it."""
+
+    url: str
+    headers: Mapping[str, str]
+    size_bytes: int | None = None
+
+
+@runtime_checkable
+class DirectAccess(Protocol):
+    """What a blob store has whose bytes can also go to and from clients without this server."""
+
+    def create_parts(self, path: str, count: int) -> PartsUpload:
+        """Begins an upload of so many parts. Raises as `Upload.commit` does."""
+
+    def complete_parts(self, path: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> None:
+        """Makes the blob of its parts, given by number and tag; doing it twice changes nothing.
+
+        Raises ResourceDoesNotExist for an upload that is not there, InvalidParameterValue for
+        parts that don't fit.
+        """
+
+    def abort_parts(self, path: str, upload_id: str) -> None:
+        """Drops what was uploaded; nothing there is no error."""
+
+    def download_url(self, path: str, seconds: int, disposition: str) -> SignedUrl:
+        """Where the blob can be read for so long; it is sent with this Content-Disposition.
+
+        Raises ResourceDoesNotExist.
+        """
+
+    def upload_url(self, path: str, seconds: int) -> SignedUrl:
+        """Where the blob can be PUT for so long. Raises as `Upload.commit` does."""
+
+
 def put(store: BlobStore, path: str, chunks: Iterable[bytes]) -> None:
     """Uploads a blob from chunks that are at hand."""
     upload = store.begin(path)
@@ -153,6 +201,14 @@ def blob_path(sent: str) -> str:
     if not path or _decoded(sent).endswith("/"):
         raise InvalidParameterValue("The artifact path must end with a file name.")
     return path
+
+
+def no_place_for(path: str) -> InvalidParameterValue:
+    """The error for a blob in whose place a folder is, or below another blob."""
+    return InvalidParameterValue(
+        f"The artifact '{path}' can't be written: "
+        "a folder has its name, or a file has the name of one of its folders."
+    )
 
 
 def _decoded(path: str) -> str:

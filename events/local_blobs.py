@@ -14,20 +14,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from events.blobs import BlobInfo, Entry, blob_path, safe_path
+from events.blobs import ABANDONED_AFTER_S, BlobInfo, Entry, blob_path, no_place_for, safe_path
 from events.errors import InvalidParameterValue, ResourceDoesNotExist
 
 UPLOADS: Final = ".uploading"
 CHUNK_BYTES: Final = 1024 * 1024
 FILE_MODE: Final = 0o644
 ATTEMPTS_MAX: Final = 5
-ABANDONED_AFTER_S: Final = 24 * 3600
 
 
 class LocalBlobs:
     """A blob store in the folder `root`, which is made when the first blob comes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str | Path) -> None:
         self.root = Path(os.path.realpath(root))
 
     def begin(self, path: str) -> "LocalUpload":
@@ -166,10 +165,7 @@ class LocalUpload:
             except OSError as error:
                 if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
                     raise
-                raise InvalidParameterValue(
-                    f"The artifact '{self._target.name}' can't be written: "
-                    "a folder has its name, or a file has the name of one of its folders."
-                ) from None
+                raise no_place_for(self._target.name) from None
         self._waiting = None
         for folder in {self._target.parent, *made}:
             _sync_folder(folder)

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from events.blobs import BlobInfo, Entry, blob_path, safe_path
+from events.blobs import BlobInfo, Entry, blob_path, no_place_for, safe_path
 from events.errors import InvalidParameterValue, ResourceDoesNotExist
 
 
@@ -76,10 +76,7 @@ class MemoryUpload:
         above = self._path.split("/")[:-1]
         folders = ["/".join(above[: end + 1]) for end in range(len(above))]
         if self._store.is_folder(self._path) or any(one in self._store.blobs for one in folders):
-            raise InvalidParameterValue(
-                f"The artifact '{self._path}' can't be written: "
-                "a folder has its name, or a file has the name of one of its folders."
-            )
+            raise no_place_for(self._path)
         version = next(self._store.versions)
         info = BlobInfo(len(self._written), modified_s=float(version), etag=str(version))
         self._store.blobs[self._path] = (info, bytes(self._written))

@@ -6,6 +6,7 @@ Names of flags and environment variables are MLflow's where it has one.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,11 @@ class Settings:
     sql_threads: int = 0
     sql_spares: int = 1
     log_level: str = "info"
+    s3_endpoint_url: str | None = None
+    s3_ignore_tls: bool = False
+    s3_addressing_style: str = "auto"
+    presigned_urls: bool = True
+    presigned_url_s: int = 300
     pool_size: int = 5
     pool_max_overflow: int = 10
     pool_recycle_s: int = -1
@@ -76,10 +82,22 @@ class Settings:
 
     @property
     def artifacts_path(self) -> Path:
-        """The folder that the artifact proxy serves."""
+        """The folder that the artifact proxy serves. Raises SettingError where that is none."""
         return folder_path(
             self.artifacts_destination, self.home / "artifacts", "--artifacts-destination"
         )
+
+    @property
+    def artifacts_place(self) -> str | Path:
+        """What the artifact proxy serves: an `s3:` URI, or a folder."""
+        if self.artifacts_destination and is_bucket(self.artifacts_destination):
+            return known_bucket(self.artifacts_destination, "--artifacts-destination")
+        return self.artifacts_path
+
+    @property
+    def s3(self) -> S3Access:
+        """How to reach S3."""
+        return S3Access(self.s3_endpoint_url, self.s3_ignore_tls, self.s3_addressing_style)
 
     @property
     def artifact_root(self) -> str:
@@ -90,7 +108,20 @@ class Settings:
             return root if urlsplit(root).scheme else str(Path(root).absolute())
         if self.serve_artifacts:
             return "mlflow-artifacts:/"
-        return self.artifacts_path.absolute().as_uri()
+        place = self.artifacts_place
+        return place if isinstance(place, str) else place.absolute().as_uri()
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How to reach S3, beside what boto3 finds out by itself."""
+
+    endpoint_url: str | None = None
+    """None: Amazon's."""
+    ignore_tls: bool = False
+    """Whether any certificate will do."""
+    addressing_style: str = "auto"
+    """Where the bucket's name goes in a URL: `path`, `virtual`, or `auto`."""
 
 
 class SettingError(ValueError):
@@ -109,6 +140,18 @@ DATABASE_SCHEMES = (
     "mariadb+pymysql",
 )
 """What the URI of a database on a server begins with."""
+
+
+def is_bucket(place: str) -> bool:
+    """Whether a place is in S3."""
+    return place.startswith("s3://")
+
+
+def known_bucket(uri: str, flag: str) -> str:
+    """The `s3:` URI without a slash at its end. Raises SettingError where it names no bucket."""
+    if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/.*)?", uri):
+        raise SettingError(f"{flag} takes s3://BUCKET/PREFIX, not {uri!r}")
+    return uri.rstrip("/")
 
 
 def known_log_uri(uri: str) -> str:
@@ -243,9 +286,47 @@ SETTINGS: tuple[Setting, ...] = (
         "artifacts_destination",
         "--artifacts-destination",
         ("MLFLOW_ARTIFACTS_DESTINATION",),
-        "The folder in which proxied artifacts are kept. Default: artifacts in the home folder.",
+        "Where proxied artifacts are kept: a folder, or s3://BUCKET/PREFIX. Default: artifacts in "
+        "the home folder.",
         storage=True,
-        metavar="DIR",
+        metavar="URI",
+    ),
+    Setting(
+        "s3_endpoint_url",
+        "--s3-endpoint-url",
+        ("MLFLOW_S3_ENDPOINT_URL",),
+        "The S3 server, where it is not Amazon's.",
+        storage=True,
+        metavar="URL",
+    ),
+    Setting(
+        "s3_ignore_tls",
+        "--s3-ignore-tls",
+        ("MLFLOW_S3_IGNORE_TLS",),
+        "Accept any certificate of the S3 server.",
+        storage=True,
+    ),
+    Setting(
+        "s3_addressing_style",
+        "--s3-addressing-style",
+        ("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",),
+        "Where a bucket's name goes in the URLs of S3: path, virtual, or auto.",
+        storage=True,
+        metavar="STYLE",
+    ),
+    Setting(
+        "presigned_urls",
+        "--presigned-urls/--no-presigned-urls",
+        ("RUNFOLD_PRESIGNED_URLS",),
+        "Whether clients are given URLs of the S3 server, to up- and download past this one. Off "
+        "where they can't reach it.",
+    ),
+    Setting(
+        "presigned_url_s",
+        "--presigned-url-seconds",
+        ("MLFLOW_PRESIGNED_DOWNLOAD_URL_TTL_SECONDS",),
+        "Seconds for which such a URL of a download is valid, 604800 at most.",
+        metavar="SECONDS",
     ),
     Setting(
         "host",

@@ -1,12 +1,17 @@
 """The real servers behind Runfold in tests: one of each for the session, a database a test."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
+import pytest
 import sqlalchemy as sa
 
+from events.s3_blobs import S3Blobs, open_s3
+from events.settings import S3Access
 from infra.backends.catalog import BACKENDS
 from infra.backends.service import Service
+from infra.backends.versitygw import ACCESS_KEY, BUCKET, SECRET_KEY
 from tests.servers import require
 
 
@@ -35,3 +40,40 @@ def fresh_database(service: Service) -> Iterator[str]:
                 connection.exec_driver_sql(f"DROP DATABASE {name}{force}")
     finally:
         admin.dispose()
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """A place in a bucket, and how to get there."""
+
+    uri: str
+    endpoint: str
+
+    @property
+    def access(self) -> S3Access:
+        return S3Access(self.endpoint)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a process has in its environment to get there."""
+        return {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "MLFLOW_S3_ENDPOINT_URL": self.endpoint,
+        }
+
+    def entered(self, monkeypatch: pytest.MonkeyPatch) -> "S3Place":
+        """This place, once this process may get there."""
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        return self
+
+    def blobs(self, below: str = "") -> S3Blobs:
+        """A store there."""
+        return open_s3(f"{self.uri}{below}", self.access)
+
+
+def fresh_place(service: Service) -> S3Place:
+    """An empty place in the server's bucket."""
+    return S3Place(f"s3://{BUCKET}/{os.urandom(4).hex()}/below", service.uri)

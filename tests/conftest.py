@@ -7,7 +7,7 @@ import pytest
 
 from infra.backends.service import Service
 from tests import servers
-from tests.backends import fresh_database, running
+from tests.backends import S3Place, fresh_database, fresh_place, running
 from tests.stacks import STACKS, Stack, chosen_stacks, new_stack, started
 
 
@@ -113,6 +113,30 @@ def own_postgresql() -> Iterator[Service]:
 def own_mariadb() -> Iterator[Service]:
     """A MariaDB that the test may stop and kill."""
     yield from running("mariadb")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Service]:
+    """An S3 server, for all tests of the session."""
+    yield from running("versitygw")
+
+
+@pytest.fixture
+def own_s3_server() -> Iterator[Service]:
+    """An S3 server that the test may stop and kill."""
+    yield from running("versitygw")
+
+
+@pytest.fixture
+def s3_place(s3_server: Service, monkeypatch: pytest.MonkeyPatch) -> S3Place:
+    """An empty place in a bucket, whose credentials are in the environment."""
+    return fresh_place(s3_server).entered(monkeypatch)
+
+
+@pytest.fixture
+def own_s3_place(own_s3_server: Service, monkeypatch: pytest.MonkeyPatch) -> S3Place:
+    """Such a place on the server that the test may stop and kill."""
+    return fresh_place(own_s3_server).entered(monkeypatch)
 
 
 @pytest.fixture(params=("sqlite", "postgresql", "mariadb"))

@@ -56,7 +56,10 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "memory_blobs",
         "memory_log",
         "mysql_log",
+        "opened_blobs",
         "postgresql_log",
+        "s3",
+        "s3_blobs",
         "settings",
         "sql_log",
         "sql_servers",
@@ -146,6 +149,8 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
 
 # Where each library lives. A second place to import it from is a decision, made here.
 HOMES: dict[str, tuple[str, ...]] = {
+    "boto3": ("events/s3.py",),
+    "botocore": ("events/s3.py",),
     "click": ("workers/*",),
     # The child that runs users' statements is a program of its own, which imports no lake.
     "duckdb": ("projections/lake.py", "projections/query_child.py"),

@@ -10,18 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.artifact_uris import ArtifactRoots, artifact_roots
-from events.blobs import BlobStore, put, safe_path
+from events.blobs import ABANDONED_AFTER_S, BlobStore, put, safe_path
 from events.errors import InvalidParameterValue, ResourceDoesNotExist
-from events.local_blobs import ABANDONED_AFTER_S, CHUNK_BYTES, UPLOADS, LocalBlobs
+from events.local_blobs import CHUNK_BYTES, UPLOADS, LocalBlobs
 from events.memory_blobs import MemoryBlobs
 from events.settings import Settings
+from tests.backends import S3Place
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     """Each store that there is; a new one is one more line here."""
     if request.param == "local":
         return LocalBlobs(tmp_path / "artifacts")
+    if request.param == "s3":
+        place: S3Place = request.getfixturevalue("s3_place")
+        return place.blobs()
     return MemoryBlobs()
 
 

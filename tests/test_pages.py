@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from api.pages import ROUTES as PAGES
 from api.pages import RUNFOLD_VERSION, SERVER_INFO, home
+from events.memory_blobs import MemoryBlobs
 from events.settings import Settings
 from tests.asgi import Answer, call
 
@@ -17,7 +18,11 @@ STOPPED = {"status": "stopped", "lanes": {"journal": {"stopped": "run.folded at 
 def ask(target: str, headers: dict[str, str] | None = None, **settings: Any) -> Answer:
     """One GET of a server with these settings."""
     app = Starlette(routes=[*PAGES, Route("/ml/", home)])
-    app.state.services = SimpleNamespace(settings=Settings(**settings), health=lambda: STOPPED)
+    app.state.services = SimpleNamespace(
+        settings=Settings(**settings),
+        health=lambda: STOPPED,
+        artifacts=SimpleNamespace(proxied=MemoryBlobs()),
+    )
     return call(app, "GET", target, headers=headers)
 
 
@@ -62,4 +67,5 @@ def test_version_and_server_info() -> None:
     """Clients are told the MLflow version whose API this is, and what is on."""
     answer = ask("/version")
     assert answer.body == b"3.17.2"
-    assert ask("/api/3.0/mlflow/server-info").json() == SERVER_INFO
+    in_parts = {"multipart_uploads_enabled": False, "multipart_downloads_enabled": False}
+    assert ask("/api/3.0/mlflow/server-info").json() == {**SERVER_INFO, **in_parts}

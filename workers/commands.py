@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from events.opened_blobs import check_place
 from events.settings import SettingError
 from workers.options import server_options, settings_from
 from workers.server import run_server
@@ -21,8 +22,8 @@ def server_command(**options: Any) -> None:
     """
     settings = settings_from(options)
     try:
-        paths = (settings.log_place, settings.views_path, settings.lake_path)
-        _ = (*paths, settings.artifacts_path)
+        _ = (settings.log_place, settings.views_path, settings.lake_path)
+        check_place(settings.artifacts_place)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
     sys.exit(run_server(settings))

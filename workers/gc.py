@@ -241,7 +241,7 @@ def _delete_of(stores: Gc, subject: str, uri: str, report: Report, *, only_empty
             f"The artifacts of {subject} at {uri} were not deleted: {error} "
             "Delete them yourself where they are."
         )
-    except OSError as error:
+    except (OSError, RunfoldError) as error:
         # Where they are is in the log alone, so it stays there until they are gone.
         report.unfinished.append(subject)
         stores.echo(f"The artifacts of {subject} at {uri} could not be deleted: {error}.")

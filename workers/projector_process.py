@@ -6,14 +6,17 @@ every now and then, which is often enough.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 import structlog
 
-from events.errors import TemporarilyUnavailable
+from events.blobs import BlobStore
+from events.errors import RunfoldError, TemporarilyUnavailable
 from events.log import LogError
 from events.wake import GROWN, wake
 from projections.database import PROJECTOR
@@ -24,6 +27,7 @@ from workers.worker_process import WorkerProcess, worker_options
 
 logger = structlog.get_logger(__name__)
 
+SWEEP_UPLOADS_S = 6 * 3600.0
 OWN_EVENTS = 1
 """The default experiment's is there before anybody logs anything."""
 
@@ -59,9 +63,21 @@ def _prepare(stores: Stores) -> None:
     if stores.views.create():
         logger.info("making the views from the log", path=stores.views.name)
     require_within(stores.log, stores.views)
-    abandoned = stores.artifacts.proxied.remove_abandoned_uploads(time.time())
-    if abandoned:
-        logger.info("removed abandoned uploads", count=abandoned)
+    sweep = partial(_sweep_uploads, stores.artifacts.proxied)
+    threading.Thread(target=sweep, name="uploads", daemon=True).start()
+
+
+def _sweep_uploads(blobs: BlobStore) -> None:
+    """Removes what crashes left of uploads, now and every few hours. Apart from folding: the store
+    may be far away and not answer."""
+    while True:
+        try:
+            abandoned = blobs.remove_abandoned_uploads(time.time())
+            if abandoned:
+                logger.info("removed abandoned uploads", count=abandoned)
+        except (OSError, RunfoldError) as error:
+            logger.warning("abandoned uploads could not be looked for", error=str(error))
+        time.sleep(SWEEP_UPLOADS_S)
 
 
 def _telling(

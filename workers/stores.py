@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 from events.artifact_uris import ArtifactRoots, artifact_roots
-from events.local_blobs import LocalBlobs
 from events.log import CopyTarget, Log, LogError
+from events.opened_blobs import open_blobs
 from events.settings import Settings, known_log_uri
 from events.sql_log import SqlLog
 from events.sql_servers import DEFAULT_POOL, Pool
@@ -65,6 +66,12 @@ def pool_of(settings: Settings) -> Pool:
     )
 
 
+def opened_artifacts(settings: Settings) -> ArtifactRoots:
+    """Where the settings say that artifacts are. Raises SettingError."""
+    opened = lru_cache(maxsize=8)(partial(open_blobs, access=settings.s3))
+    return artifact_roots(settings, opened(settings.artifacts_place), opened)
+
+
 @contextlib.contextmanager
 def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
     """The stores of these settings, closed at the end; the log must be there if not to `make`.
@@ -73,7 +80,7 @@ def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
     """
     log = open_log(settings.log_place, pool_of(settings), make=make)
     views: Views = SqliteViews(settings.views_path, log.identity.log_id)
-    artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
+    artifacts = opened_artifacts(settings)
     try:
         yield Stores(settings, log, views, artifacts)
     finally:

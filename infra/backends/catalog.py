@@ -6,7 +6,7 @@ Another one is a file with the functions `missing` and `make`, and a line here.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from infra.backends import mariadb, postgresql
+from infra.backends import mariadb, postgresql, versitygw
 from infra.backends.service import Service
 
 
@@ -23,4 +23,5 @@ class Backend:
 BACKENDS: dict[str, Backend] = {
     "postgresql": Backend(postgresql.missing, postgresql.make),
     "mariadb": Backend(mariadb.missing, mariadb.make),
+    "versitygw": Backend(versitygw.missing, versitygw.make),
 }

@@ -121,7 +121,12 @@ def new_folder(name: str, user: str | None = None) -> Path:
     return folder
 
 
-def prepare(command: Sequence[str], folder: Path, user: str | None = None) -> None:
+def prepare(
+    command: Sequence[str],
+    folder: Path,
+    user: str | None = None,
+    seconds_max: float = PREPARE_S_MAX,
+) -> None:
     """Runs a program that must end well before the server can start; otherwise the folder goes."""
     try:
         done = subprocess.run(
@@ -130,7 +135,7 @@ def prepare(command: Sequence[str], folder: Path, user: str | None = None) -> No
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PREPARE_S_MAX,
+            timeout=seconds_max,
             check=False,
             **as_user(user),
         )
