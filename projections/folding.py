@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,6 +82,28 @@ def fold_batch(
         return _fold_all(state, partition, events, before)
 
 
+def stop_folding(connection: sa.Connection, partition: Partition, why: str) -> Checkpoint:
+    """Keeps in the partition's checkpoint why nothing behind it can be read, and returns it."""
+    after = dataclasses.replace(read_checkpoint(connection, partition), stopped=why)
+    with contextlib.closing(State(connection)) as state:
+        _keep(state, partition, after)
+        state.flush()
+    return after
+
+
+def _keep(state: State, partition: Partition, checkpoint: Checkpoint) -> None:
+    state.rows(checkpoints).put(
+        {
+            "lane": partition.lane,
+            "partition_number": partition.number,
+            "position": checkpoint.position,
+            "lifecycle": checkpoint.lifecycle,
+            "rejected": checkpoint.rejected,
+            "stopped": checkpoint.stopped,
+        }
+    )
+
+
 def _fold_all(
     state: State, partition: Partition, events: Sequence[Event], before: Checkpoint
 ) -> Checkpoint:
@@ -102,16 +125,7 @@ def _fold_all(
     _finish(state)
     after = Checkpoint(position, lifecycle, rejected, stopped)
     if after != before:
-        state.rows(checkpoints).put(
-            {
-                "lane": partition.lane,
-                "partition_number": partition.number,
-                "position": position,
-                "lifecycle": lifecycle,
-                "rejected": rejected,
-                "stopped": stopped,
-            }
-        )
+        _keep(state, partition, after)
     state.flush()
     return after
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from events.event import JOURNAL
+from events.codec import Series, make_block
+from events.event import JOURNAL, POINTS, Event, Partition
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import LogError
 from events.memory_log import MemoryLog
+from events.metrics import POINTS_LOGGED
 from projections.sqlite_views import SqliteViews
 from workers.projector import Projector, require_within
 
@@ -65,4 +67,41 @@ def test_a_log_that_has_lost_events_is_refused(tmp_path: Path) -> None:
     require_within(log, views)
     with pytest.raises(LogError, match="folded to journal 1, but the log ends at 0"):
         require_within(MemoryLog(), views)
+    views.close()
+
+
+class Broken(MemoryLog):
+    """A log that has lost an event of the journal, until it is brought back."""
+
+    is_whole = False
+
+    def read(self, partition: Partition, after: int, limit: int) -> list[Event]:
+        """See Log.read."""
+        if partition == JOURNAL and after == 1 and not self.is_whole:
+            raise LogError("the log has no event journal 2 but has later ones")
+        return super().read(partition, after, limit)
+
+
+def test_a_lane_whose_events_are_lost_stops_and_says_so(tmp_path: Path) -> None:
+    """The checkpoint, which /health shows, has the reason; the other lane goes on; and so does this
+    one once the log is whole again."""
+    log, views = Broken(), SqliteViews(tmp_path / "views.db", "memory")
+    views.create()
+    for number in ("1", "2", "3"):
+        created = ExperimentCreated(number, "mlflow-artifacts:/1", 1)
+        log.append([EXPERIMENT_CREATED.new(number, created, time=1)])
+        log.append([POINTS_LOGGED.new("r", make_block([(Series("m"), 1, 1, 1.0)]), time=1)])
+    projector = Projector(log, views)
+    for _ in range(2):
+        projector.step(JOURNAL, 1)
+        projector.step(POINTS)
+    found = views.checkpoints()
+    assert (found[JOURNAL].position, found[POINTS].position) == (1, 3)
+    assert "no event journal 2" in str(found[JOURNAL].stopped)
+    log.is_whole = True
+    Projector(log, views).catch_up()
+    assert (views.checkpoints()[JOURNAL].position, views.checkpoints()[JOURNAL].stopped) == (
+        3,
+        None,
+    )
     views.close()

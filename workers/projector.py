@@ -16,7 +16,7 @@ from events.log import Log, LogError
 from events.wake import GROWN, WAITED_FOR
 from events.worker_counts import FOLD_ERRORS, FOLD_SECONDS, FOLDED_EVENTS, WorkerCounts
 from projections.database import Views
-from projections.folding import fold_batch, read_checkpoint
+from projections.folding import Checkpoint, fold_batch, read_checkpoint, stop_folding
 
 logger = structlog.get_logger(__name__)
 
@@ -72,7 +72,13 @@ class Projector:
         if time.monotonic() < self._retry_at.get(partition, 0.0):
             return 0
         after_position = self._views.checkpoints()[partition].position
-        events = self._log.read(partition, after_position, limit or BATCH_EVENTS[partition.lane])
+        try:
+            count = limit or BATCH_EVENTS[partition.lane]
+            events = self._log.read(partition, after_position, count)
+        except LogError as error:
+            with self._views.write() as connection:
+                self._tell(partition, stop_folding(connection, partition, str(error)))
+            return 0
         if until is not None:
             events = [event for event in events if event.position <= until]
         if not events:
@@ -85,16 +91,20 @@ class Projector:
                 return 1
             after = fold_batch(connection, partition, events, before)
         self._count(partition.lane, events, after.position, time.monotonic() - started)
-        if after.stopped is not None:
-            self._retry_at[partition] = time.monotonic() + RETRY_STOPPED_S
-            if self._stopped.get(partition) != after.stopped:
-                logger.error("folding stopped", lane=str(partition), at=after.stopped)
-                self._stopped[partition] = after.stopped
-        else:
-            self._stopped.pop(partition, None)
+        self._tell(partition, after)
         if after != before:
             self._folded(GROWN)
         return after.position - before.position
+
+    def _tell(self, partition: Partition, after: Checkpoint) -> None:
+        """Says it once where folding has stopped."""
+        if after.stopped is None:
+            self._stopped.pop(partition, None)
+            return
+        self._retry_at[partition] = time.monotonic() + RETRY_STOPPED_S
+        if self._stopped.get(partition) != after.stopped:
+            logger.error("folding stopped", lane=str(partition), at=after.stopped)
+            self._stopped[partition] = after.stopped
 
     def _count(self, lane: Lane, events: Sequence[Event], folded_to: int, seconds: float) -> None:
         whole = events[-1].position <= folded_to

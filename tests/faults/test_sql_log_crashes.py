@@ -98,6 +98,6 @@ def test_crashes_with_everything_on_a_database_server(
         print(name, statuses)
         assert {200, 400, 503} <= set(statuses), statuses
         assert judge(connect(server), experiment_id, told) == []
-        command = [BIN / "runfold", "verify", "--home", stack.home, *stack.flags]
+        command = [str(BIN / "runfold"), "verify", "--home", str(stack.home), *stack.flags]
         verified = subprocess.run(command, capture_output=True, text=True, check=False)
         assert verified.returncode == 0, verified.stdout + verified.stderr
