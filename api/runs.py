@@ -105,8 +105,8 @@ async def create_run(request: Request) -> Response:
     name = _run_name(asked.run_name, given)
     location, lifecycle = await services.gate.artifact_location(asked.experiment_id)
     run_id = new_run_id()
-    if RUN_NAME_TAG not in {tag.key for tag in given}:
-        given.append(RunTag(RUN_NAME_TAG, name))
+    # An empty name is none: its tag says the one that the run got.
+    given = [*(tag for tag in given if tag.key != RUN_NAME_TAG), RunTag(RUN_NAME_TAG, name)]
     created = RunCreated(
         asked.experiment_id,
         name,

@@ -134,6 +134,10 @@ def condition(
         by_key = values.key is not None
         value = unindexed(dialect, values.value) if by_key else values.value
         conditions.append(compare(dialect, value, clause))
+        if clause.kind == "attribute":
+            # The column has the tag's value and is at hand: few tags are then looked for.
+            column = searchable.attributes[clause.key]
+            return sa.and_(compare(dialect, column, clause), _exists(values.source, conditions))
     return _exists(values.source, conditions)
 
 

@@ -57,10 +57,11 @@ class Searchable:
     """How an entity can be searched: which column answers for which name of the filter language.
 
     `sort_by` gives another expression to sort an attribute by, such as a cast of a numeric id that
-    is stored as text. `filtered_by_tag` names attributes that MLflow filters by a tag's value
-    instead of their column. `default_order` holds when none was asked for; `tail_order` is
-    appended to every order, but for what it already names, and must end with the id. `ids_only`
-    spares a page the columns of the table, for an entity whose rows are read in another way.
+    is stored as text. `filtered_by_tag` names attributes that MLflow filters by a tag's value: the
+    column has the same value for as long as the entity has the tag. `default_order` holds when none
+    was asked for; `tail_order` is appended to every order, but for what it already names, and must
+    end with the id. `ids_only` spares a page the columns of the table, for an entity whose rows are
+    read in another way.
     """
 
     table: sa.Table

@@ -67,6 +67,8 @@ from events.runs import (
 from projections.folding import fold_batch, read_checkpoint
 from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
+from projections.runs import RUN_NAME_TAG, tags
+from projections.runs import runs as run_rows
 from projections.schema import checkpoints, metadata, purged
 from projections.scrubbing import kept_data
 
@@ -170,6 +172,15 @@ RUN_EVENTS: dict[str, Made] = {
         RunCreated(str(1 + n % 4), "secret", "me", n, "uri", [RunTag("secret", f"{n}")]),
     ),
     "updated": lambda n: (runs.RUN_UPDATED, RunUpdated("FINISHED", n, f"secret{n % 3}")),
+    "created_named": lambda n: (
+        runs.RUN_CREATED,
+        RunCreated("1", "secret", "me", n, "uri", [RunTag(RUN_NAME_TAG, ("", "other")[n % 2])]),
+    ),
+    "named": lambda n: (
+        runs.RUN_BATCH_LOGGED,
+        RunBatchLogged([], [RunTag(RUN_NAME_TAG, name) for name in ("", "one", "two")[n % 3 :]]),
+    ),
+    "name_deleted": lambda _: (runs.RUN_TAG_DELETED, RunTagDeleted(RUN_NAME_TAG)),
     "deleted": lambda _: (runs.RUN_DELETED, RunDeleted()),
     "restored": lambda _: (runs.RUN_RESTORED, RunRestored()),
     "tag_deleted": lambda n: (runs.RUN_TAG_DELETED, RunTagDeleted(f"t{n % 2}")),
@@ -233,7 +244,7 @@ def act(history: History, kind: str, what: str, number: int, subject: str = "") 
     """Plays one step of a history; ids are used once, as a server uses them."""
     if kind in EVENTS:
         ids = history.ids[kind]
-        if what == "created":
+        if what.startswith("created"):
             ids.append(IDS[kind].format(len(ids) + 1))
             subject = ids[-1]
         event_type, payload = EVENTS[kind][what](number)
@@ -290,6 +301,16 @@ def test_rebuilt_views_equal_live_ones_after_any_history(
     rebuilt_from_scrubbed = new_views()
     fold(rebuilt_from_scrubbed, history.log, batch_events)
     assert content(rebuilt_from_scrubbed) == content(history.live)
+    assert misnamed(history.live) == []
+
+
+def misnamed(views: sa.Engine) -> list[tuple[Any, ...]]:
+    """The runs whose tag says another name than they have; a search by name looks at both."""
+    same_run = sa.and_(tags.c.run_id == run_rows.c.run_id, tags.c.key == RUN_NAME_TAG)
+    wrong = sa.select(run_rows.c.name, tags.c.value).join(tags, same_run)
+    with views.connect() as connection:
+        found = connection.execute(wrong.where(tags.c.value != run_rows.c.name))
+        return [tuple(row) for row in found]
 
 
 def finish(history: History) -> dict[str, Any]:
