@@ -29,7 +29,8 @@ def running(name: str) -> Iterator[Service]:
 def fresh_database(service: Service) -> Iterator[str]:
     """The URI of an empty database, which is dropped when the generator ends."""
     name = f"runfold_{os.urandom(4).hex()}"
-    admin = sa.create_engine(service.uri, isolation_level="AUTOCOMMIT")
+    # No pool: the test may have restarted the server.
+    admin = sa.create_engine(service.uri, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     try:
         with admin.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
