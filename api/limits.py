@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 
 from events.errors import InvalidParameterValue
+from events.keys import KEY, KEY_LENGTH_MAX, RUN_ID, is_path_unsafe
 
-KEY_LENGTH_MAX = 250
 PARAM_VALUE_LENGTH_MAX = 6_000
 RUN_TAG_VALUE_LENGTH_MAX = 8_000
 EXPERIMENT_TAG_VALUE_LENGTH_MAX = 20_000
@@ -23,8 +23,6 @@ BATCH_TAGS_MAX = 100
 BATCH_TOTAL_MAX = 1_000
 BATCH_BYTES_MAX = 2_000_000
 
-_KEY = re.compile(r"[/\w.\- :]*")
-_RUN_ID = re.compile(r"[a-zA-Z0-9][\w\-]{0,255}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _seen_keys: set[str] = set()
 """Keys that passed: a training logs the same few ten thousand times."""
@@ -45,13 +43,13 @@ def check_key(key: str, what: str, path: str) -> None:
             f"Invalid value for parameter '{path}': the {what} name has {len(key)} characters, "
             f"at most {KEY_LENGTH_MAX} are allowed."
         )
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         raise InvalidParameterValue(
             f"Invalid value {key!r} for parameter '{path}': a {what} name may only contain "
             "letters, digits, underscores (_), dashes (-), periods (.), spaces, colons (:) and "
             "slashes (/)."
         )
-    if _is_path_unsafe(key):
+    if is_path_unsafe(key):
         raise InvalidParameterValue(
             f"Invalid value {key!r} for parameter '{path}': a {what} name is used as a path, and "
             f"this one means another: {posixpath.normpath(key)!r}. Send that one, without '.', "
@@ -61,14 +59,9 @@ def check_key(key: str, what: str, path: str) -> None:
         _seen_keys.add(key)
 
 
-def _is_path_unsafe(name: str) -> bool:
-    normal = posixpath.normpath(name)
-    return normal != name or normal == "." or normal.startswith(("..", "/"))
-
-
 def check_run_id(run_id: str, path: str = "run_id") -> None:
     """Raises InvalidParameterValue for what can't be a run id."""
-    if not _RUN_ID.fullmatch(run_id):
+    if not RUN_ID.fullmatch(run_id):
         raise InvalidParameterValue(
             f"Invalid value {run_id[:300]!r} for parameter '{path}': a run id begins with a letter "
             "or digit and has at most 256 letters, digits, underscores and dashes."

@@ -24,6 +24,7 @@ from events.log import Log
 from events.settings import Settings
 from events.worker_counts import WorkerCounts
 from projections.database import Views
+from projections.direct_points import set_aside_in_all
 from projections.experiments import get_experiment
 from projections.folding import Checkpoint, purged_error
 from projections.lake_exports import export_lag_ms
@@ -42,6 +43,8 @@ READ_THREADS = 6
 GATE_IDS_MAX = 100_000
 VERDICT_RETRY_S = 0.1
 _FOLDED = "SELECT lane, partition_number, position FROM checkpoints"
+
+Heads = dict[Partition, int]
 
 eventual: ContextVar[bool] = ContextVar("eventual", default=False)
 """True where the caller prefers an answer at once to a fresh one."""
@@ -179,11 +182,22 @@ class Reader:
         self._views = views
         self._watch = watch
         self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
+        self._this_look: asyncio.Task[Heads] | None = None
+        self._next_look: asyncio.Task[Heads] | None = None
 
-    async def heads(self) -> dict[Partition, int]:
+    async def heads(self) -> Heads:
         """Where the log stands now. Raises TemporarilyUnavailable where it can't be asked."""
         if self._log.is_near:
             return self._log.heads()
+        # One look serves all reads that began before it did.
+        if self._next_look is None:
+            self._next_look = asyncio.ensure_future(self._look(self._this_look))
+        return await asyncio.shield(self._next_look)
+
+    async def _look(self, before: asyncio.Task[Heads] | None) -> Heads:
+        if before is not None:
+            await asyncio.wait([before])
+        self._this_look, self._next_look = self._next_look, None
         return await self.in_thread(self._log.heads)
 
     async def read(
@@ -366,12 +380,17 @@ class Services:
             lag_ms = export_lag_ms(connection, time.time_ns() // 1_000_000)
         return None if lag_ms is None else lag_ms / 1000
 
+    def _set_aside(self) -> dict[str, Any]:
+        """What was written into the log past the API and could not be taken."""
+        with self.views_file.read() as connection:
+            return set_aside_in_all(connection)
+
     def health(self) -> dict[str, Any]:
         """How far each lane and partition is folded, and what is wrong."""
         checkpoints: Mapping[Partition, Checkpoint]
         try:
             checkpoints = self.views_file.checkpoints()
-            behind_s = self.lake_behind_s()
+            behind_s, set_aside = self.lake_behind_s(), self._set_aside()
         except TemporarilyUnavailable as error:
             return {"status": "starting", "reason": error.message}
         try:
@@ -386,6 +405,7 @@ class Services:
         return {
             "status": "stopped" if stopped else "ok",
             "lanes": lanes,
+            "set_aside": set_aside,
             "lake": {"behind_s": behind_s},
             "waits": {
                 "count": self.watch.waits,

@@ -217,6 +217,19 @@ def _declared(header: bytes) -> tuple[Series, ...]:
     return read(header)
 
 
+def body_bytes(data: bytes) -> int:
+    """How large the body of these stored bytes says it is; raises ValueError where it does not."""
+    if data[:1] != _ZSTD:
+        return len(data)
+    try:
+        size = int(zstandard.frame_content_size(data[1:]))
+    except zstandard.ZstdError as error:
+        raise ValueError(f"not a block of points: {error}") from error
+    if size < 0:
+        raise ValueError("a block of points declares no size")
+    return size
+
+
 def _body(data: bytes) -> bytes:
     form = data[:1]
     if form == _PLAIN:

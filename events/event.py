@@ -29,6 +29,11 @@ class Partition(NamedTuple):
         return f"{self.lane}/{self.number}" if self.number else self.lane
 
 
+GAP = "log.gap"
+"""The type of what stands for positions that hold no event; nothing is folded from it."""
+DIRECT = "direct"
+"""The origin of events that somebody wrote into the log past the API: nobody has checked them."""
+
 JOURNAL = Partition("journal")
 POINTS = Partition("points")
 """The one partition of the points lane in a log that does not divide it."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
 from events.counters import SECONDS, SIZES, Histogram
 from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import NewEvent
-from events.log import Log
+from events.log import Log, PartlyAppended
 from events.wake import GROWN
 
 logger = structlog.get_logger(__name__)
@@ -26,6 +26,9 @@ WAITING_MAX = 10_000
 WAKE_EVERY_S = 0.02
 """The projector gathers for longer than that before it folds; to wake it for each commit would
 cost it, and this process, more than the fold."""
+STALLED_S = 10.0
+"""An append that takes longer waits for a server that is away: what comes meanwhile is refused, for
+of that it is certain that it is not in the log."""
 COMMIT_EVENTS_MAX = 2_000
 COMMIT_BYTES_MAX = 16 << 20
 
@@ -58,6 +61,7 @@ class GroupCommit:
         self.counts = CommitCounts()
         self._told = 0.0
         self._owes_wake = False
+        self._appending_since = 0.0
         self._settle = settle
         self._waiting: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
@@ -66,11 +70,17 @@ class GroupCommit:
     def submit(self, events: Sequence[NewEvent], done: Done) -> None:
         """Has the events appended; `done` gets their positions once they are durable.
 
-        Raises TemporarilyUnavailable where too many wait already; then nothing was appended.
+        Raises TemporarilyUnavailable where too many wait already, or for too long; then nothing was
+        appended.
         """
         if self._waiting.qsize() >= WAITING_MAX:
             raise TemporarilyUnavailable(
                 f"{WAITING_MAX} writes are waiting for the disk already. Try again shortly."
+            )
+        since = self._appending_since
+        if since and time.monotonic() - since > STALLED_S:
+            raise TemporarilyUnavailable(
+                f"The log has not answered for {time.monotonic() - since:.0f} s. Try again shortly."
             )
         self._waiting.put((events, done))
 
@@ -131,13 +141,22 @@ class GroupCommit:
 
     def _commit(self, requests: list[_Request], events: list[NewEvent]) -> None:
         started = time.perf_counter()
+        self._appending_since = time.monotonic()
         try:
             positions = self._log.append(events)
+        except PartlyAppended as error:
+            self.counts.errors += 1
+            logger.error("append failed", events=len(events), reason=str(error))
+            self._settle(list(_each(requests, error.outcomes)))
+            self._wake(time.monotonic())
+            return
         except Exception as error:
             self.counts.errors += 1
             refusal = self._refusal(error, len(events))
             self._settle([(done, refusal) for _, done in requests])
             return
+        finally:
+            self._appending_since = 0.0
         self.counts.seconds.observe(time.perf_counter() - started)
         self.counts.events.observe(len(events))
         self._owes_wake = True
@@ -153,3 +172,13 @@ class GroupCommit:
         took_ms = (time.perf_counter() - started) * 1000
         if took_ms > 1_000:
             logger.warning("slow commit", events=len(events), took_ms=round(took_ms))
+
+
+def _each(requests: list[_Request], outcomes: Sequence[int | Exception]) -> Iterator[Settled]:
+    """What each request is told: the positions of its events, or why one is not in the log."""
+    start = 0
+    for asked, done in requests:
+        own = outcomes[start : start + len(asked)]
+        start += len(asked)
+        failed = next((outcome for outcome in own if isinstance(outcome, Exception)), None)
+        yield done, failed or [outcome for outcome in own if isinstance(outcome, int)]

@@ -7,7 +7,7 @@ that has seen position n will never find a new event at or before n.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,18 +21,41 @@ class LogError(Exception):
     """The log can't be used as it is; the message says why and what to do."""
 
 
+class PartlyAppended(LogError):
+    """Some events of an append are in the log, and some, for certain, are not."""
+
+    def __init__(self, outcomes: Sequence[int | Exception]) -> None:
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        super().__init__(f"{len(failed)} of {len(outcomes)} events were not appended: {failed[:1]}")
+        self.outcomes = outcomes
+        """The position of each event, or why it was not appended."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogIdentity:
     """What tells one log from another."""
 
     log_id: str
-    """A random id, made with the log."""
+    """The log's id; views of another are not used."""
     secret: bytes
     """32 random bytes that sign what clients hand back to us, such as page tokens."""
 
 
 class Log(Protocol):
     """An append-only store of events in two lanes."""
+
+    @property
+    def generation(self) -> str | None:
+        """What would be another if the log's store was lost and made again; None where its id says
+        that already."""
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether there may be positions that hold no event."""
+
+    @property
+    def can_scrub(self) -> bool:
+        """Whether data can be taken out of it by `scrub`."""
 
     @property
     def identity(self) -> LogIdentity:
@@ -49,18 +72,26 @@ class Log(Protocol):
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """Adds events, all or none; returns their positions, in order.
 
-        On return they are durable: they survive the loss of power.
+        On return they are durable: they survive the loss of power. A log without transactions
+        raises PartlyAppended where it has taken some.
         """
 
     def read(self, partition: Partition, after: int, limit: int) -> list[Event]:
         """Up to `limit` events of a partition behind a position, in order of position; none only
-        where there are none."""
+        where that is its head. Where positions behind the last event hold nothing, an event of type
+        GAP says how far they go."""
 
     def head(self, partition: Partition) -> int:
-        """The position of the partition's last event; 0 where it has none."""
+        """The last position of the partition; 0 where it has none."""
 
     def heads(self) -> dict[Partition, int]:
         """The head of each partition."""
+
+    def has_grown(self, heads: Mapping[Partition, int], wait_s: float) -> bool:
+        """Whether one of these partitions has another head than this.
+
+        A log that is told of it waits for it, so long at most; any other looks once.
+        """
 
     def about(self, lane: Lane, subject: str) -> Iterator[Event]:
         """The events of a lane with this subject, in order within each partition."""

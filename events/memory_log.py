@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -16,6 +16,9 @@ class MemoryLog:
     """A Log that lives as long as its process."""
 
     is_near = True
+    generation: str | None = None
+    has_gaps = False
+    can_scrub = True
 
     def __init__(self, points_partitions: int = 1) -> None:
         self.identity = LogIdentity("memory", b"0" * 32)
@@ -92,6 +95,11 @@ class MemoryLog:
         """See Log.heads."""
         with self._lock:
             return {partition: len(events) for partition, events in self._events.items()}
+
+    def has_grown(self, heads: Mapping[Partition, int], wait_s: float) -> bool:  # noqa: ARG002
+        """See Log.has_grown."""
+        now = self.heads()
+        return any(now[partition] != head for partition, head in heads.items())
 
     def about(self, lane: Lane, subject: str) -> Iterator[Event]:
         """See Log.about."""

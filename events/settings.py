@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from events.kafka_settings import KAFKA_SETTINGS, KafkaAccess
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -54,6 +56,20 @@ class Settings:
     pool_recycle_s: int = -1
     pool_class: str = "QueuePool"
     database_echo: bool = False
+    kafka_security_protocol: str = "PLAINTEXT"
+    kafka_sasl_mechanism: str | None = None
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: str | None = None
+    kafka_ssl_cafile: str | None = None
+    kafka_ssl_certfile: str | None = None
+    kafka_ssl_keyfile: str | None = None
+    kafka_ssl_password: str | None = None
+
+    @property
+    def kafka_access(self) -> KafkaAccess:
+        """How Kafka's brokers are spoken to."""
+        fields = (field.name for field in dataclasses.fields(KafkaAccess))
+        return KafkaAccess(**{name: getattr(self, f"kafka_{name}") for name in fields})
 
     @property
     def log_place(self) -> str:
@@ -157,12 +173,12 @@ def known_bucket(uri: str, flag: str) -> str:
 def known_log_uri(uri: str) -> str:
     """The URI. Raises SettingError where no kind of log has one like it."""
     scheme, separator, _ = uri.partition("://")
-    if uri.startswith("sqlite:///") or (separator and scheme in DATABASE_SCHEMES):
+    if uri.startswith(("sqlite:///", "kafka://")) or (separator and scheme in DATABASE_SCHEMES):
         return uri
     shown = f"{scheme}://…" if separator else repr(uri)
     raise SettingError(
-        "the log is sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
-        f"mysql+pymysql://USER@HOST/DATABASE, not {shown}"
+        "the log is sqlite:///PATH, postgresql://USER@HOST/DATABASE, "
+        f"mysql+pymysql://USER@HOST/DATABASE or kafka://HOST:PORT/PREFIX, not {shown}"
     )
 
 
@@ -218,9 +234,9 @@ SETTINGS: tuple[Setting, ...] = (
         "log_uri",
         "--log-uri",
         ("RUNFOLD_LOG_URI",),
-        "The event log: sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
-        "mysql+pymysql://USER@HOST/DATABASE; those two are being built, so keep no runs there yet. "
-        "Default: log.db in the home folder.",
+        "The event log: sqlite:///PATH, postgresql://USER@HOST/DATABASE, "
+        "mysql+pymysql://USER@HOST/DATABASE or kafka://HOST:PORT,…/PREFIX. Default: log.db in the "
+        "home folder.",
         storage=True,
         secret=True,
         metavar="URI",
@@ -274,6 +290,7 @@ SETTINGS: tuple[Setting, ...] = (
         "clients sent.",
         storage=True,
     ),
+    *(Setting(*one) for one in KAFKA_SETTINGS),
     Setting(
         "lake_uri",
         "--lake-uri",

@@ -7,7 +7,7 @@ import dataclasses
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from events.errors import TemporarilyUnavailable
@@ -63,6 +63,9 @@ class SqlLog:
     """A Log on a database server; any number of processes and machines may open it."""
 
     is_near = False
+    generation: str | None = None
+    has_gaps = False
+    can_scrub = True
 
     def __init__(self, uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) -> None:
         """Makes the tables where there are none, unless told not to. Raises LogError where there
@@ -220,6 +223,11 @@ class SqlLog:
         """See Log.heads."""
         heads = self._heads()
         return {JOURNAL: heads.journal, POINTS: heads.points}
+
+    def has_grown(self, heads: Mapping[Partition, int], wait_s: float) -> bool:  # noqa: ARG002
+        """See Log.has_grown."""
+        now = self.heads()
+        return any(now[partition] != head for partition, head in heads.items())
 
     def _heads(self) -> Heads:
         return Heads(*self._fetch("SELECT journal, points FROM log_heads")[0])

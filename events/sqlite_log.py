@@ -104,6 +104,9 @@ class SqliteLog:
     """A Log over a SQLite file; any number of processes may open it."""
 
     is_near = True
+    generation: str | None = None
+    has_gaps = False
+    can_scrub = True
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,6 +260,11 @@ class SqliteLog:
     def heads(self) -> dict[Partition, int]:
         """See Log.heads."""
         return {partition: self.head(partition) for partition in UNDIVIDED}
+
+    def has_grown(self, heads: Mapping[Partition, int], wait_s: float) -> bool:  # noqa: ARG002
+        """See Log.has_grown."""
+        now = self.heads()
+        return any(now[partition] != head for partition, head in heads.items())
 
     def _fetch(self, statement: str, parameters: tuple[int, ...] = ()) -> list[Any]:
         with self._read_lock:

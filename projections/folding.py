@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from events.errors import ResourceDoesNotExist, RunfoldError
-from events.event import Event, Partition
+from events.event import DIRECT, GAP, Event, Partition
 from events.experiments import EXPERIMENT_RENAMED
 from events.log import PURGED_TYPES
+from events.metrics import POINTS_LOGGED
 from projections.catalog import EVENT_TYPES, VIEWS
+from projections.direct_points import NotTaken, checked, put_aside
 from projections.schema import checkpoints, purged, rejections
 from projections.scrubbing import scrubbed_data
 from projections.state import State
@@ -112,6 +114,9 @@ def _fold_all(
     for event in events:
         if event.position <= position:
             raise ValueError(f"{partition} {event.position} comes after checkpoint {position}")
+        if event.type == GAP:
+            position = event.position
+            continue
         try:
             accepted = _fold_whole(state, event)
         except Exception as error:
@@ -160,11 +165,14 @@ LIFECYCLE = {(t.name, t.version) for t in EVENT_TYPES if t.lifecycle}
 _SET_BASED = LIFECYCLE | {(EXPERIMENT_RENAMED.name, EXPERIMENT_RENAMED.version)}
 """The events whose folds run statements over many rows, which no undo takes back: each is folded
 in a savepoint of its own."""
+_POINTS = (POINTS_LOGGED.name, POINTS_LOGGED.version)
 _TYPES = {(t.name, t.version): t for t in EVENT_TYPES}
 
 
 def _fold_event(state: State, event: Event) -> bool:
     """Folds one event; returns whether it was accepted."""
+    if event.origin == DIRECT:
+        return _fold_direct(state, event)
     key = (event.type, event.version)
     event_type = _TYPES.get(key)
     if event_type is None:
@@ -193,6 +201,28 @@ def _fold_event(state: State, event: Event) -> bool:
     if event.type in PURGED_TYPES:
         state.rows(purged).put({"subject": event.subject})
         state.execute(sa.delete(rejections).where(rejections.c.subject == event.subject))
+    state.keep_event()
+    return True
+
+
+def _fold_direct(state: State, event: Event) -> bool:
+    """Folds points that were written past the API, where they can be taken."""
+    if event.lane == "journal":
+        raise LookupError("it was written into the journal past the API, which nobody may")
+    if event.scrubbed:
+        # Its data is gone, and with it what there was to take or to complain about.
+        return False
+    try:
+        block = checked(event)
+    except NotTaken as reason:
+        # Also of what was purged: in a rebuild the purge is folded before.
+        put_aside(state, event, str(reason))
+        state.keep_event()
+        return False
+    if state.rows(purged).get(event.subject) is not None:
+        return False
+    for fold in _FOLDS[_POINTS]:
+        fold(state, event, block)
     state.keep_event()
     return True
 

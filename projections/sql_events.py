@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from events.event import JOURNAL, Event
+from events.event import GAP, JOURNAL, Event
 from events.log import Log
 from projections.folding import read_checkpoint
 from projections.sql_rows import fetch_by_ids
@@ -46,7 +46,7 @@ def read_events(connection: sa.Connection, log: Log, after: int, limit: int) -> 
     purged = {subject for (subject,) in gone}
     found: Rows = {}
     for event in events:
-        if event.subject not in purged:
+        if event.subject not in purged and event.type != GAP:
             experiment_id = experiment_of.get(event.subject, "")
             row = _row(event, experiment_id, refused.get(event.position))
             found.setdefault(experiment_id, []).append(row)

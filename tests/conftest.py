@@ -1,5 +1,6 @@
 """Servers shared by the tests of one session, and a factory for a test that wants its own."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,6 +92,12 @@ def mariadb() -> Iterator[Service]:
     yield from running("mariadb")
 
 
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Service]:
+    """Kafka, for all tests of the session."""
+    yield from running("kafka")
+
+
 @pytest.fixture
 def postgresql_uri(postgresql: Service) -> Iterator[str]:
     """An empty database on PostgreSQL."""
@@ -101,6 +108,18 @@ def postgresql_uri(postgresql: Service) -> Iterator[str]:
 def mariadb_uri(mariadb: Service) -> Iterator[str]:
     """An empty database on MariaDB."""
     yield from fresh_database(mariadb)
+
+
+@pytest.fixture
+def kafka_uri(kafka: Service) -> str:
+    """A prefix on Kafka that no topic has yet."""
+    return f"{kafka.uri}/test-{os.urandom(4).hex()}"
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[Service]:
+    """A Kafka that the test may stop and kill."""
+    yield from running("kafka")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ each (`--stacks sqlite,mariadb` chooses). Another stack is a function here and a
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from events.kafka_log import init_log
+from events.kafka_settings import KafkaAccess
 from infra.backends.service import Service
 from tests.backends import fresh_database
 from tests.servers import Server, runfold
@@ -62,6 +65,14 @@ def on_database(home: Path, service: Service) -> Iterator[Stack]:
         yield Stack(home, uri, lambda: _delete_files(home), ("--log-uri", uri))
 
 
+@contextlib.contextmanager
+def _kafka(home: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """The log on Kafka, under a prefix of its own, with three partitions of points."""
+    uri = str(request.getfixturevalue("kafka").uri) + f"/stack-{os.urandom(4).hex()}"
+    init_log(uri, KafkaAccess(), partitions=3)
+    yield Stack(home, uri, lambda: _delete_files(home), ("--log-uri", uri))
+
+
 def _delete_files(home: Path) -> None:
     views = sorted(home.glob("views.db*"))
     assert views
@@ -74,6 +85,7 @@ STACKS: dict[str, Maker] = {
     "sqlite": _sqlite,
     "postgresql": lambda home, request: on_database(home, request.getfixturevalue("postgresql")),
     "mariadb": lambda home, request: on_database(home, request.getfixturevalue("mariadb")),
+    "kafka": _kafka,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from events import group_commit
 from events.errors import TemporarilyUnavailable
 from events.event import POINTS, NewEvent
 from events.group_commit import GroupCommit, Settled
+from events.log import PartlyAppended
 from events.memory_log import MemoryLog
 from events.wake import GROWN
 
@@ -133,6 +135,62 @@ def test_too_many_waiting_writers_are_told_to_come_back(monkeypatch: pytest.Monk
     log.go.set()
     commit.close()
     assert log.head(POINTS) == 3
+
+
+def test_an_append_that_takes_too_long_holds_up_nobody_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a log is away writers are told to come back, and nothing of theirs is appended; those
+    who came before wait for what becomes of theirs."""
+    log, told = SlowLog(), Told()
+    commit = GroupCommit(log, told.woken, told.settle)
+    commit.submit([event()], ignore)
+    assert log.begun.wait(5)
+    commit.submit([event()], ignore)
+    monkeypatch.setattr(group_commit, "STALLED_S", 0.0)
+    with pytest.raises(TemporarilyUnavailable, match="not answered"):
+        commit.submit([event()], ignore)
+    log.go.set()
+    commit.close()
+    assert log.head(POINTS) == 2
+
+
+class HalfLog(MemoryLog):
+    """A log that takes every second event alone."""
+
+    def append(self, events: Sequence[NewEvent]) -> list[int]:
+        """See Log.append."""
+        outcomes: list[int | Exception] = []
+        for place, one in enumerate(events):
+            taken = super().append([one]) if place % 2 == 0 else [OSError("full")]
+            outcomes += taken
+        if len(events) > 1:
+            raise PartlyAppended(outcomes)
+        return [outcome for outcome in outcomes if isinstance(outcome, int)]
+
+
+def test_of_an_append_that_was_made_in_part_each_is_told_his_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who is in the log gets the position, and only who is not in it is refused."""
+    told = Told()
+    go = threading.Event()
+    gather = GroupCommit._gather
+
+    def gather_late(commit: GroupCommit) -> Any:
+        assert go.wait(5)
+        return gather(commit)
+
+    monkeypatch.setattr(GroupCommit, "_gather", gather_late)
+    commit = GroupCommit(HalfLog(), told.woken, told.settle)
+    for _ in range(4):
+        commit.submit([event()], ignore)
+    go.set()
+    commit.close()
+    results = [result for _, result in told.settled]
+    assert (results[0], results[2]) == ([1], [2])
+    assert [type(result) for result in results[1::2]] == [OSError, OSError]
+    assert told.bytes, "what was appended must be folded"
 
 
 def test_the_projector_is_told_now_and_then_and_of_the_last_commit() -> None:

@@ -16,8 +16,9 @@ from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import LogError
 from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED
+from projections.same_log import require_within
 from projections.sqlite_views import SqliteViews
-from workers.projector import Projector, require_within
+from workers.projector import Projector
 
 
 class FarLog(MemoryLog):

@@ -14,6 +14,7 @@ from api.services import Reader
 from api.watch import Watch
 from events.codec import Series, make_block
 from events.errors import TemporarilyUnavailable
+from events.event import POINTS, Partition
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import Log
 from events.memory_log import MemoryLog
@@ -96,4 +97,42 @@ def test_a_read_waits_for_every_partition(tmp_path: Path) -> None:
         assert not asyncio.run(is_fresh())
         projector.step(partition)
     assert asyncio.run(is_fresh())
+    views.close()
+
+
+class FarLog(MemoryLog):
+    """A log that takes a while to say where it stands."""
+
+    is_near = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+
+    def heads(self) -> dict[Partition, int]:
+        """See Log.heads."""
+        found = super().heads()
+        self.looks += 1
+        time.sleep(0.05)
+        return found
+
+
+def test_one_look_at_a_log_that_is_far_serves_all_who_asked_before_it(tmp_path: Path) -> None:
+    """Who asks while a look is on its way shares the next one, which sees all that was
+    acknowledged before they asked."""
+    log = FarLog()
+    block = make_block([(Series("loss"), 1, 1, 0.5)])
+    views = SqliteViews(tmp_path / "views.db", "memory")
+
+    async def look() -> tuple[int, list[int]]:
+        reader = Reader(log, views, Watch(views, 1.0, lambda: None))
+        first = asyncio.create_task(reader.heads())
+        await asyncio.sleep(0.02)
+        log.append([POINTS_LOGGED.new("r", block, time=1)])
+        others = await asyncio.gather(*(reader.heads() for _ in range(20)))
+        reader.close()
+        return (await first)[POINTS], [heads[POINTS] for heads in others]
+
+    assert asyncio.run(look()) == (0, [1] * 20)
+    assert log.looks == 2
     views.close()

@@ -15,8 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gc": ("workers.gc", "gc_command"),
     "rebuild": ("workers.rebuild", "rebuild_command"),
     "verify": ("workers.verify", "verify_command"),
-    "log": ("workers.log_command", "log_command"),
     "events": ("workers.events_command", "events_command"),
+    "log": ("workers.log_command", "log_command"),
     "sql": ("workers.sql_command", "sql_command"),
 }
 """Each command's module and name. The supervisor of a server must not load what they need."""

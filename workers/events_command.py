@@ -16,7 +16,7 @@ import click
 from events.catalog import EVENT_TYPES
 from events.codec import Block
 from events.errors import TemporarilyUnavailable
-from events.event import JOURNAL, LANES, Event, Lane, Partition
+from events.event import GAP, JOURNAL, LANES, Event, Lane, Partition
 from events.log import Log, LogError
 from events.logged_models import LOGGED_MODEL_CREATED
 from events.metrics import number_text
@@ -58,6 +58,8 @@ class Selection:
     def wants(self, event: Event) -> bool:
         """Whether the event is wanted; told of the journal's events in order, it learns which
         runs are the experiment's."""
+        if event.type == GAP:
+            return False
         if self.experiment_id is None:
             return self.subject is None or event.subject == self.subject
         if event.type in _IN_EXPERIMENTS and self._is_within(event):

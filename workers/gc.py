@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import click
 from events.artifact_uris import ArtifactRoots
 from events.blobs import BlobStore
 from events.errors import InvalidParameterValue, RunfoldError
-from events.event import EventType, NewEvent
+from events.event import JOURNAL, Event, EventType, NewEvent
 from events.experiments import EXPERIMENT_CREATED, EXPERIMENT_PURGED, ExperimentPurged
 from events.log import Log, LogError
 from events.logged_models import LOGGED_MODEL_CREATED, LOGGED_MODEL_PURGED, LoggedModelPurged
@@ -51,6 +51,7 @@ from workers.sealer import Sealer, SealerSettings
 
 APPEND_EVENTS = 500
 SCRUB_SUBJECTS = 500
+READ_EVENTS = 2_000
 NEVER = 1 << 60
 Echo = Callable[[str], None]
 
@@ -125,7 +126,7 @@ def _tell(stores: Gc, chosen: Chosen) -> Report:
         stores.echo(line)
     for noun, subject in chosen.subjects():
         stores.echo(f"{_NAMES[noun]} with ID {subject} would be permanently deleted.")
-    left = _due(stores)
+    left = _due(stores) if stores.log.can_scrub else []
     if left:
         stores.echo(f"{len(left)} purged by an earlier gc would be cleaned up.")
     return Report(purged=list(chosen.subjects()), finished=len(left))
@@ -164,22 +165,26 @@ def _purge(stores: Gc, chosen: Chosen, report: Report) -> None:
 
 
 def _due(stores: Gc) -> list[str]:
-    """Purged subjects of which the log still has data."""
+    """Purged subjects of which something may be left. Where the log can't be scrubbed, and so can't
+    tell whose cleaning was done, these are all that ever were purged."""
     with stores.views.read() as connection:
         gone = purged_subjects(connection)
-    return sorted(stores.log.unscrubbed(gone))
+    return sorted(stores.log.unscrubbed(gone) if stores.log.can_scrub else gone)
 
 
 def _clean(stores: Gc, report: Report) -> None:
     """Leaves no byte of what was purged. The log comes last: what it has tells what is due."""
     due = _due(stores)
-    report.finished = len(set(due) - {subject for _, subject in report.purged})
     if due:
         _delete_artifacts(stores, due, report)
         _clean_segments(stores)
         exporting = ExporterSettings(retired_s=0.0)
         Exporter(stores.views, stores.log, stores.lake, exporting).remove_purged()
         _clean_views(stores)
+    if not stores.log.can_scrub:
+        report.finished = 0
+        return
+    report.finished = len(set(due) - {subject for _, subject in report.purged})
     due = [subject for subject in due if subject not in report.unfinished]
     progress = Progress("scrubbing the log", len(due), "subjects")
     # Also where nothing is due: a gc that was killed may have left old pages in the log's WAL.
@@ -194,8 +199,9 @@ def _delete_artifacts(stores: Gc, subjects: Sequence[str], report: Report) -> No
     """Deletes the artifacts of these subjects."""
     progress = Progress("deleting artifacts", len(subjects), "subjects")
     experiments: list[tuple[str, str]] = []
+    locations = {} if stores.log.can_scrub else _all_locations(stores.log, set(subjects))
     for subject in subjects:
-        noun, uri = _location(stores.log, subject)
+        noun, uri = locations.get(subject) or _location(stores.log, subject)
         if noun == "experiment":
             experiments.append((subject, uri))
         elif noun:
@@ -207,12 +213,29 @@ def _delete_artifacts(stores: Gc, subjects: Sequence[str], report: Report) -> No
     progress.finish()
 
 
+def _created_at(event: Event) -> tuple[str, str]:
+    noun, event_type, location = _CREATED[event.type]
+    return noun, str(getattr(event_type.decode(event.data), location))
+
+
+def _all_locations(log: Log, subjects: Collection[str]) -> dict[str, tuple[str, str]]:
+    """The same of many subjects, where the log finds one no sooner than all: from its start on."""
+    found: dict[str, tuple[str, str]] = {}
+    after, head = 0, log.head(JOURNAL)
+    while after < head:
+        events = log.read(JOURNAL, after, READ_EVENTS)
+        for event in events:
+            if event.subject in subjects and event.type in _CREATED and not event.scrubbed:
+                found.setdefault(event.subject, _created_at(event))
+        after = events[-1].position
+    return {subject: found.get(subject, ("", "")) for subject in subjects}
+
+
 def _location(log: Log, subject: str) -> tuple[str, str]:
     """What the subject is and where its artifacts are; empty where the log does not tell."""
     for event in log.about("journal", subject):
         if event.type in _CREATED and not event.scrubbed:
-            noun, event_type, location = _CREATED[event.type]
-            return noun, str(getattr(event_type.decode(event.data), location))
+            return _created_at(event)
     return "", ""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -13,14 +14,15 @@ import msgspec
 from events.errors import RunfoldError
 from events.event import JOURNAL, Event
 from events.log import PURGED_TYPES, Log, LogError
-from events.settings import SettingError
+from events.settings import SettingError, Settings
 from projections.purges import purged_subjects
 from projections.scrubbing import kept_data
 from projections.sqlite_views import SqliteViews
 from workers.log_copy import Change, CopyError, copy_log
 from workers.logs import configure_logs
 from workers.maintenance import LOG_LEVEL, MaintenanceError, fold_up_to
-from workers.stores import open_copy_target, open_log
+from workers.options import kafka_options
+from workers.stores import kafka_module, open_copy_target, open_log
 
 
 @contextlib.contextmanager
@@ -40,13 +42,31 @@ def log_command() -> None:
 
 @log_command.command("init")
 @click.argument("uri")
-def init_command(uri: str) -> None:
+@click.option(
+    "--partitions",
+    type=click.IntRange(1, 10_000),
+    default=12,
+    show_default=True,
+    help="Of Kafka's topic of points: so many projectors can share them.",
+)
+@click.option(
+    "--replication",
+    type=int,
+    default=-1,
+    help="Copies of each of Kafka's partitions.  [default: as the brokers have it]",
+)
+@kafka_options
+def init_command(uri: str, partitions: int, replication: int, **kafka: Any) -> None:
     """Make an empty log: the tables, or the topics, that it needs.
 
-    `runfold server` does it by itself where it finds none. A log that is there stays as it is.
+    `runfold server` does it by itself where it finds none, but for Kafka's topics. A log that is
+    there stays as it is.
     """
     with _said():
-        log = open_log(uri)
+        access = Settings(**kafka).kafka_access
+        if uri.startswith("kafka://"):
+            kafka_module().init_log(uri, access, partitions, replication)
+        log = open_log(uri, kafka=access)
         click.echo(f"The log {log.identity.log_id} is there, with {_told(log)}.")
         log.close()
 
@@ -55,7 +75,8 @@ def init_command(uri: str) -> None:
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option("--scrub", is_flag=True, help="Leave behind the data of what gc has purged.")
-def copy_command(source: str, target: str, scrub: bool) -> None:
+@kafka_options
+def copy_command(source: str, target: str, scrub: bool, **kafka: Any) -> None:
     """Copy all events of one log into another, from any kind to any other.
 
     FROM and TO are URIs as --log-uri takes them. TO is made where there is none; it must be empty,
@@ -63,8 +84,9 @@ def copy_command(source: str, target: str, scrub: bool) -> None:
     FROM has grown. A server may run on FROM, never on TO. In the end both are read and compared.
     """
     with _said(), contextlib.ExitStack() as opened:
-        old = opened.enter_context(contextlib.closing(open_log(source, make=False)))
-        new = opened.enter_context(contextlib.closing(open_copy_target(target)))
+        access = Settings(**kafka).kafka_access
+        old = opened.enter_context(contextlib.closing(open_log(source, kafka=access, make=False)))
+        new = opened.enter_context(contextlib.closing(open_copy_target(target, kafka=access)))
         copied = copy_log(old, new, scrub=scrub, change=_scrubbing(old) if scrub else _unchanged)
         for lane, count in copied.events.items():
             click.echo(

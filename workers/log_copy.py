@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from events.event import LANES, Event, Lane, Partition
+from events.event import GAP, LANES, Event, Lane, Partition
 from events.log import CopyTarget, Log, LogError
 from workers.progress import Progress
 
@@ -119,10 +119,9 @@ def _events(source: Log, lane: Lane, note: Note, skip: int = 0) -> Iterator[list
             after = max(before.get(str(partition), 0), min(skip, head))
             while after < head:
                 events = source.read(partition, after, PAGE_EVENTS[lane])
-                events = [event for event in events if event.position <= head]
                 if not events:
                     raise CopyError(f"the source ends before {partition} {head}")
-                yield events
+                yield [e for e in events if e.position <= head and e.type != GAP]
                 after = events[-1].position
         before = heads
 
@@ -132,7 +131,7 @@ def _copy_lane(source: Log, target: CopyTarget, lane: Lane, note: Note, change: 
     there = {p: head for p, head in target.heads().items() if p.lane == lane}
     total = sum(head for name, head in note.rounds[-1].items() if name.startswith(lane))
     undivided = len(there) == 1 == sum(one.lane == lane for one in source.partitions())
-    skip = sum(there.values()) if undivided else 0
+    skip = sum(there.values()) if undivided and not source.has_gaps else 0
     if skip:
         there = dict.fromkeys(there, 0)
     progress = Progress(f"copying {lane}", max(0, total - skip), "events")
@@ -229,5 +228,5 @@ def _all(log: Log, lane: Lane) -> Iterator[list[Event]]:
             events = log.read(partition, after, PAGE_EVENTS[lane])
             if not events:
                 raise CopyError(f"the target ends before {partition} {head}")
-            yield events
+            yield [event for event in events if event.type != GAP]
             after = events[-1].position

@@ -42,6 +42,11 @@ def storage_options(command: Command) -> Command:
     return _with([setting for setting in SETTINGS if setting.storage], command)
 
 
+def kafka_options(command: Command) -> Command:
+    """Adds the options that say how Kafka's brokers are spoken to."""
+    return _with([setting for setting in SETTINGS if setting.field.startswith("kafka_")], command)
+
+
 def query_options(command: Command) -> Command:
     """Adds the options that bound a SQL query."""
     fields = ("sql_seconds", "sql_rows", "sql_memory_mb", "sql_threads")

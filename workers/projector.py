@@ -24,25 +24,16 @@ BATCH_EVENTS: dict[Lane, int] = {"journal": 1_000, "points": 256}
 """Events in one transaction: enough to share its cost, few enough that readers wait little."""
 POLL_S = 0.25
 """How long to wait for a wake-up before looking at the log anyway."""
+FAR_POLL_S = 1.0
+"""The same for a log that is looked at meanwhile as to whether it has grown."""
 LOOK_S = 0.01
-"""How often to look at where a log stands that others write to as well."""
+"""How often to look at where a log stands that others write to as well, at the most."""
+TOLD_S = 0.25
+"""How long a log is waited for that tells by itself that it has grown; then the pipe's turn is."""
 GATHER_S = 0.03
 """How long events gather before they are folded, while nobody waits for them."""
 RETRY_STOPPED_S = 2.0
 RETRY_FAILED_S = 0.5
-
-
-def require_within(log: Log, views: Views) -> None:
-    """Raises LogError where the views have folded more than the log holds: what the log gets next
-    would be taken for folded already."""
-    folded = views.checkpoints()
-    for partition, head in log.heads().items():
-        if folded[partition].position > head:
-            raise LogError(
-                f"the views are folded to {partition} {folded[partition].position}, but the log "
-                f"ends at {head}: it has lost events, or an older copy of it was restored. "
-                "Bring the log back, or delete the views and the lake, which are made again"
-            )
 
 
 class Projector:
@@ -130,13 +121,19 @@ class Projector:
         unless somebody waits for them.
         """
         due = 0.0
+        looks = wake_fd is None or not self._log.is_near
         while not stop.is_set():
             more = False
             try:
                 if time.monotonic() >= due:
-                    for partition in self._log.partitions():
+                    for partition in self._grown() if looks else self._log.partitions():
                         more |= self.step(partition) >= BATCH_EVENTS[partition.lane]
-                    due = time.monotonic() + POLL_S
+                    due = time.monotonic() + (FAR_POLL_S if looks else POLL_S)
+            except TemporarilyUnavailable as error:
+                logger.warning("folding waits", reason=error.message)
+                self._counts.add(FOLD_ERRORS)
+                stop.wait(RETRY_FAILED_S)
+                continue
             except Exception:
                 logger.exception("folding failed; trying again")
                 self._counts.add(FOLD_ERRORS)
@@ -145,7 +142,7 @@ class Projector:
             if more:
                 due = 0.0
                 continue
-            woken = self._wait(stop, wake_fd, due)
+            woken = self._wait(stop, wake_fd, due, looks=looks)
             if woken is None:
                 return
             if WAITED_FOR in woken:
@@ -153,28 +150,33 @@ class Projector:
             elif woken:
                 due = min(due, time.monotonic() + GATHER_S)
 
-    def _wait(self, stop: threading.Event, wake_fd: int | None, until: float) -> bytes | None:
+    def _grown(self) -> Sequence[Partition]:
+        """The partitions that may have events to fold, by where the log stands now."""
+        self._looked = self._log.heads()
+        checkpoints = self._views.checkpoints()
+        return [one for one, head in self._looked.items() if head > checkpoints[one].position]
+
+    def _wait(
+        self, stop: threading.Event, wake_fd: int | None, until: float, *, looks: bool
+    ) -> bytes | None:
         """The bytes that woke it; empty where only time has passed, None at the pipe's end.
 
         The pipe tells of the API process beside this one alone. Where others may write it is the
-        log that is looked at.
+        log that is looked at, and no sooner than LOOK_S later, so that a batch gathers.
         """
-        looks = wake_fd is None or not self._log.is_near
         while (left_s := until - time.monotonic()) > 0 and not stop.is_set():
             pause_s = min(left_s, LOOK_S) if looks else left_s
             if wake_fd is None:
                 stop.wait(pause_s)
             elif select.select([wake_fd], [], [], pause_s)[0]:
                 return os.read(wake_fd, 65_536) or None
-            if looks and self._has_grown():
+            if looks and self._has_grown(until - time.monotonic()):
                 return WAITED_FOR
         return b""
 
-    def _has_grown(self) -> bool:
-        """Whether the log stands elsewhere than when last asked this."""
+    def _has_grown(self, wait_s: float) -> bool:
+        """Whether the log stands elsewhere than when last looked at."""
         try:
-            heads = self._log.heads()
+            return self._log.has_grown(self._looked, min(max(wait_s, 0.0), TOLD_S))
         except TemporarilyUnavailable:
             return False
-        before, self._looked = self._looked, heads
-        return heads != before

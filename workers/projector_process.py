@@ -20,8 +20,9 @@ from events.errors import RunfoldError, TemporarilyUnavailable
 from events.log import LogError
 from events.wake import GROWN, wake
 from projections.database import PROJECTOR
+from projections.same_log import remember_log, require_within
 from workers.options import server_options
-from workers.projector import Projector, require_within
+from workers.projector import Projector
 from workers.stores import Stores, opened_stores
 from workers.worker_process import WorkerProcess, worker_options
 
@@ -63,6 +64,7 @@ def _prepare(stores: Stores) -> None:
     if stores.views.create():
         logger.info("making the views from the log", path=stores.views.name)
     require_within(stores.log, stores.views)
+    remember_log(stores.log, stores.views)
     sweep = partial(_sweep_uploads, stores.artifacts.proxied)
     threading.Thread(target=sweep, name="uploads", daemon=True).start()
 

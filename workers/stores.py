@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from events.artifact_uris import ArtifactRoots, artifact_roots
+from events.errors import TemporarilyUnavailable
+from events.kafka_settings import KafkaAccess
 from events.log import CopyTarget, Log, LogError
 from events.opened_blobs import open_blobs
 from events.settings import Settings, known_log_uri
@@ -16,6 +20,7 @@ from events.sql_log import SqlLog
 from events.sql_servers import DEFAULT_POOL, Pool
 from events.sqlite_log import SqliteLog
 from projections.database import Views
+from projections.same_log import require_same_log
 from projections.sqlite_views import SqliteViews
 from workers.log_copy import require_whole
 
@@ -30,12 +35,29 @@ class Stores:
     artifacts: ArtifactRoots
 
 
-def open_log(uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) -> Log:
-    """The log that the URI names; made where there is none, unless told not to.
+PLAIN_KAFKA = KafkaAccess()
+
+
+def kafka_module() -> Any:
+    """The module of the log on Kafka, whose client few need and which takes a while to load.
+
+    Raises LogError where it is not installed.
+    """
+    try:
+        return importlib.import_module("events.kafka_log")
+    except ImportError as error:
+        raise LogError(f"a log on Kafka needs `pip install 'runfold[kafka]'`: {error}") from error
+
+
+def open_log(
+    uri: str, pool: Pool = DEFAULT_POOL, kafka: KafkaAccess = PLAIN_KAFKA, *, make: bool = True
+) -> Log:
+    """The log that the URI names; made where there is none, unless told not to. One on Kafka is
+    made by `runfold log init` alone.
 
     Raises LogError, SettingError.
     """
-    log = open_copy_target(uri, pool, make=make)
+    log = open_copy_target(uri, pool, kafka, make=make)
     try:
         require_whole(log)
     except LogError:
@@ -44,9 +66,14 @@ def open_log(uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) -> Log:
     return log
 
 
-def open_copy_target(uri: str, pool: Pool = DEFAULT_POOL, *, make: bool = True) -> CopyTarget:
+def open_copy_target(
+    uri: str, pool: Pool = DEFAULT_POOL, kafka: KafkaAccess = PLAIN_KAFKA, *, make: bool = True
+) -> CopyTarget:
     """The same log to copy another into, which may have been begun already."""
     known_log_uri(uri)
+    if uri.startswith("kafka://"):
+        opened: CopyTarget = kafka_module().KafkaLog(uri, kafka)
+        return opened
     if not uri.startswith("sqlite:///"):
         return SqlLog(uri, pool, make=make)
     path = Path(uri.removeprefix("sqlite:///"))
@@ -78,10 +105,12 @@ def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
 
     Raises LogError, SettingError.
     """
-    log = open_log(settings.log_place, pool_of(settings), make=make)
+    log = open_log(settings.log_place, pool_of(settings), settings.kafka_access, make=make)
     views: Views = SqliteViews(settings.views_path, log.identity.log_id)
     artifacts = opened_artifacts(settings)
     try:
+        with contextlib.suppress(TemporarilyUnavailable):
+            require_same_log(log, views)
         yield Stores(settings, log, views, artifacts)
     finally:
         views.close()

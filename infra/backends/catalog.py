@@ -6,7 +6,7 @@ Another one is a file with the functions `missing` and `make`, and a line here.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from infra.backends import mariadb, postgresql, versitygw
+from infra.backends import kafka, mariadb, postgresql, versitygw
 from infra.backends.service import Service
 
 
@@ -24,4 +24,5 @@ BACKENDS: dict[str, Backend] = {
     "postgresql": Backend(postgresql.missing, postgresql.make),
     "mariadb": Backend(mariadb.missing, mariadb.make),
     "versitygw": Backend(versitygw.missing, versitygw.make),
+    "kafka": Backend(kafka.missing, kafka.make),
 }
