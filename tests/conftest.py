@@ -1,7 +1,7 @@
 """Servers shared by the tests of one session, and a factory for a test that wants its own."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -48,8 +48,10 @@ def start_role() -> Iterator[Callable[..., servers.Server]]:
     """Starts one role of Runfold alone on a given home; what still runs at the end is killed."""
     started: list[servers.Server] = []
 
-    def start(home: Path, words: str, *flags: str) -> servers.Server:
-        server = servers.role(home, words, *flags)
+    def start(
+        home: Path, words: str, *flags: str, environment: Mapping[str, str] | None = None
+    ) -> servers.Server:
+        server = servers.role(home, words, *flags, environment=environment)
         started.append(server)
         return server.start()
 

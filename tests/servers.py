@@ -147,14 +147,17 @@ def runfold(home: Path, *flags: str, environment: Mapping[str, str] | None = Non
     return Server("runfold", command, folder, port, environment or {}, home)
 
 
-def role(home: Path, words: str, *flags: str) -> Server:
+def role(
+    home: Path, words: str, *flags: str, environment: Mapping[str, str] | None = None
+) -> Server:
     """One role of Runfold alone, `api` or `worker projector`, over the folder `home`; not started
     yet. A worker answers on its metrics port."""
     port = free_port()
     command = [str(BIN / "runfold"), *words.split(), "--host", "127.0.0.1", "--home", str(home)]
     command += ["--port" if words == "api" else "--metrics-port", str(port), *flags]
     name = f"{words.replace(' ', '-')}-{port}"
-    return Server(name, command, home.parent / f"{home.name}-roles", port, home=home)
+    folder = home.parent / f"{home.name}-roles"
+    return Server(name, command, folder, port, environment or {}, home)
 
 
 def mlflow(folder: Path, *flags: str) -> Server:

@@ -1,4 +1,4 @@
-"""The locks name what pyproject.toml asks for, and both machines and both sets get the same."""
+"""The locks name what pyproject.toml asks for, and every machine and every set gets the same."""
 
 import re
 import tomllib
@@ -35,13 +35,15 @@ def unmet(requirements: list[str], lock: dict[str, set[str]]) -> list[str]:
 def test_the_locks_are_current() -> None:
     """Each requirement of pyproject.toml is in its lock, in a version that it allows.
 
-    The tests' lock has those of every extra.
+    The image's lock has those of every extra but the tests', whose own has all.
     """
     needed = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
-    extras = PROJECT["project"]["optional-dependencies"].values()
-    tested = [*needed, *(requirement for extra in extras for requirement in extra)]
+    extras = dict(PROJECT["project"]["optional-dependencies"])
+    tests = extras.pop("test")
+    in_image = [*needed, *(requirement for extra in extras.values() for requirement in extra)]
     assert unmet(needed, locked("server")) == [], REMEDY
-    assert unmet(tested, locked("test")) == [], REMEDY
+    assert unmet(in_image, locked("image")) == [], REMEDY
+    assert unmet([*in_image, *tests], locked("test")) == [], REMEDY
 
 
 def test_a_lock_that_is_behind_is_seen() -> None:
@@ -52,17 +54,20 @@ def test_a_lock_that_is_behind_is_seen() -> None:
 
 
 def test_one_environment_serves_both() -> None:
-    """The tests' lock holds everything that the server's holds, in the same versions."""
+    """The tests' lock holds everything that the others hold, in the same versions."""
     tests = locked("test")
-    differing = {
-        name: versions for name, versions in locked("server").items() if tests.get(name) != versions
-    }
-    assert differing == {}, REMEDY
+    for other in ("server", "image"):
+        differing = {
+            name: versions
+            for name, versions in locked(other).items()
+            if tests.get(name) != versions
+        }
+        assert differing == {}, REMEDY
 
 
 def test_every_package_has_hashes_and_none_an_address() -> None:
     """pip can check each file, and where it comes from is left to the machine."""
-    for name in ("server", "test"):
+    for name in ("server", "image", "test"):
         text = (ROOT / "infra/locks" / f"{name}.txt").read_text("utf-8")
         entries = [entry for entry in re.split(r"^(?=\S)", text, flags=re.M) if "==" in entry]
         assert [entry for entry in entries if "--hash=sha256:" not in entry] == []

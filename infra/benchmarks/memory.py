@@ -32,7 +32,9 @@ def resident_mb(*pids: int) -> float:
     return total / 1e6
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """The processor time that a process and its children have used, in seconds; of children that
+    have ended it knows nothing."""
     total = 0.0
     for process in _tree(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -45,9 +47,9 @@ def wait_until_quiet(pid: int) -> bool:
     """Waits until a server and its children do next to nothing; False where they never rest."""
     deadline = time.monotonic() + QUIET_WITHIN_S
     while time.monotonic() < deadline:
-        before = _cpu_s(pid)
+        before = cpu_s(pid)
         time.sleep(QUIET_FOR_S)
-        if _cpu_s(pid) - before < QUIET_CPU_SHARE * QUIET_FOR_S:
+        if cpu_s(pid) - before < QUIET_CPU_SHARE * QUIET_FOR_S:
             return True
     return False
 

@@ -1,11 +1,14 @@
 """The roles alone, many of each, on one folder: what one does the others see, and one that dies is
 replaced."""
 
+import os
 import signal
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -14,14 +17,16 @@ import pytest
 
 from infra.backends.service import Service
 from tests.faults.conftest import Connect
-from tests.faults.judge import ACKNOWLEDGED, judge, read_journal
+from tests.faults.judge import ACKNOWLEDGED, UNKNOWN, Told, judge, read_journal
 from tests.faults.test_crashes import SEAL_OFTEN, start_writer
-from tests.servers import Server, send
-from tests.test_maintenance_live import command
+from tests.servers import BIN, Server, send
+from tests.stacks import Stack, new_stack
 
 Start = Callable[..., Server]
 
 WRITERS = 4
+DEATHS = 3
+"""Of each role."""
 TAKEOVER_S_MAX = 10.0
 DONE_S_MAX = 30.0
 
@@ -40,48 +45,108 @@ def is_active(worker: Server) -> bool:
     return send(worker.url, "GET", "/ready").body == b"active"
 
 
-def two_of(start_role: Start, home: Path, words: str, *flags: str) -> tuple[Server, Server]:
-    """The active one of a role, and its standby."""
-    active = start_role(home, words, *flags)
+@dataclass
+class Pair:
+    """Two workers of one role."""
+
+    active: Server
+    standby: Server
+
+    def lose(self) -> float:
+        """Kills the active one and starts it again, as the standby of the other; returns the
+        seconds until that one was active."""
+        self.active.kill()
+        took_s = eventually("taken over", partial(is_active, self.standby))
+        self.active, self.standby = self.standby, self.active
+        self.standby.start()
+        return took_s
+
+
+def two_of(start: Start, words: str, *flags: str) -> Pair:
+    """Two of a role, of which one works."""
+    active = start(words, *flags)
     eventually("active", lambda: is_active(active))
-    standby = start_role(home, words, *flags)
+    standby = start(words, *flags)
     eventually("standing by", lambda: '"standing by' in standby.tail())
     assert not is_active(standby)
-    return active, standby
+    return Pair(active, standby)
 
 
-def test_a_standby_takes_over_and_nothing_is_lost(
-    tmp_path: Path, start_role: Start, connect: Connect
+@pytest.fixture
+def stack(stack_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """A stack of the test's own."""
+    with new_stack(stack_name, tmp_path / "home", request) as stack:
+        yield stack
+
+
+@pytest.fixture
+def start_on_stack(stack: Stack, start_role: Start) -> Start:
+    """Starts one role on it."""
+
+    def start(words: str, *flags: str) -> Server:
+        return start_role(stack.home, words, *stack.flags, *flags, environment=stack.environment)
+
+    return start
+
+
+def verify(stack: Stack) -> None:
+    """The views are what the log gives."""
+    done = subprocess.run(
+        [str(BIN / "runfold"), "verify", "--home", str(stack.home), *stack.flags],
+        env={**os.environ, **stack.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check_the_load_was_real(told: Sequence[Sequence[Told]]) -> None:
+    """Much was acknowledged, and the deaths met requests under way."""
+    fates = Counter(one.fate for journal in told for one in journal)
+    assert fates[ACKNOWLEDGED] > 200, fates
+    assert fates[UNKNOWN] > 0, fates
+
+
+def test_each_role_dies_and_nothing_is_lost(
+    stack: Stack, start_on_stack: Start, tmp_path: Path, connect: Connect
 ) -> None:
-    """Two API processes write to one SQLite folder while the active projector and sealer are
-    killed: the standbys take over within 10 s, and every write is there once, whichever took it."""
-    home = tmp_path / "home"
-    apis = [start_role(home, "api") for _ in range(2)]
-    projectors = two_of(start_role, home, "worker projector")
-    sealers = two_of(start_role, home, "worker sealer", *SEAL_OFTEN)
-    experiment_id = connect(apis[0]).experiment("roles")
+    """Two API processes write to one log while one of them, the active projector and the active
+    sealer are killed again and again: the other API process goes on, each standby takes over within
+    10 s, and every write is there once, whichever took it."""
+    pairs = [
+        two_of(start_on_stack, "worker projector"),
+        two_of(start_on_stack, "worker sealer", *SEAL_OFTEN),
+    ]
+    apis = [start_on_stack("api") for _ in range(2)]
+    wire = connect(apis[1])
+    experiment_id, run_id = wire.experiment("roles"), wire.run(wire.experiment("beside"), "r")
     journals = [tmp_path / f"journal{number}" for number in range(WRITERS)]
     writers = [
         start_writer(api, experiment_id, journal, number)
         for number, (api, journal) in enumerate(zip(cycle(apis), journals, strict=False))
     ]
     try:
-        time.sleep(2.0)
-        for active, standby in (projectors, sealers):
-            active.kill()
-            took_s = eventually("taken over", partial(is_active, standby))
-            assert took_s < TAKEOVER_S_MAX
-            assert "taking over" in standby.tail(1_000)
-            time.sleep(1.5)
+        for number in range(DEATHS):
+            time.sleep(1.0)
+            apis[0].kill()
+            point = {"run_id": run_id, "key": "m", "value": number, "timestamp": 1, "step": number}
+            wire.done("runs/log-metric", point)
+            apis[0].start()
+            for pair in pairs:
+                assert pair.lose() < TAKEOVER_S_MAX
+        time.sleep(1.0)
     finally:
         for writer in writers:
             writer.communicate(timeout=60)
     told = [read_journal(journal) for journal in journals]
-    fates = Counter(one.fate for journal in told for one in journal)
-    assert fates[ACKNOWLEDGED] > 200, fates
+    check_the_load_was_real(told)
     for api in apis:
         assert judge(connect(api), experiment_id, told) == []
-    command(home, "verify")
+        assert len(connect(api).history(run_id, "m")) == DEATHS
+    for server in (*apis, *(one for pair in pairs for one in (pair.active, pair.standby))):
+        server.stop()
+    verify(stack)
 
 
 def test_one_log_through_two_apis(tmp_path: Path, start_role: Start, connect: Connect) -> None:
