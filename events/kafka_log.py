@@ -29,6 +29,7 @@ from kafka.partitioner.default import murmur2
 from events.errors import InvalidParameterValue, TemporarilyUnavailable
 from events.event import JOURNAL, Event, Lane, NewEvent, Partition
 from events.kafka_about import About, Known, new_producer
+from events.kafka_group import PointsGroup
 from events.kafka_reader import Ends, RecordReader, Watcher, patiently, unreachable
 from events.kafka_records import Headers, event_of, gap, headers_of, mark_of, marks
 from events.kafka_settings import KafkaAccess
@@ -38,7 +39,7 @@ from events.kafka_topics import (
     location,
     make_topics,
 )
-from events.log import LogError, LogIdentity, PartlyAppended
+from events.log import LogError, LogIdentity, PartlyAppended, PointsShare
 
 logger = structlog.get_logger(__name__)
 
@@ -251,6 +252,10 @@ class KafkaLog:
         places = {partition: self._place(partition) for partition in partitions}
         ends = self._ends.of(places.values())
         return {partition: ends[place] for partition, place in places.items()}
+
+    def share_points(self) -> PointsShare:
+        """See Log.share_points."""
+        return PointsGroup(self._client, self._topics.points)
 
     def has_grown(self, heads: Mapping[Partition, int], wait_s: float) -> bool:
         """See Log.has_grown. The brokers answer as soon as there is something to be told."""

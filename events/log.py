@@ -41,6 +41,19 @@ class LogIdentity:
     """32 random bytes that sign what clients hand back to us, such as page tokens."""
 
 
+class PointsShare(Protocol):
+    """The partitions of points that are this process's to fold; see Log.share_points."""
+
+    def mine(self) -> Collection[Partition]:
+        """Which they are now. Who does not ask any more loses them to others.
+
+        Raises TemporarilyUnavailable.
+        """
+
+    def close(self) -> None:
+        """Gives them back at once."""
+
+
 class Log(Protocol):
     """An append-only store of events in two lanes."""
 
@@ -80,6 +93,10 @@ class Log(Protocol):
         """Up to `limit` events of a partition behind a position, in order of position; none only
         where that is its head. Where positions behind the last event hold nothing, an event of type
         GAP says how far they go."""
+
+    def share_points(self) -> PointsShare | None:
+        """Makes this process one of those among whom the partitions of points are shared out; None
+        where the log does not do that."""
 
     def head(self, partition: Partition) -> int:
         """The last position of the partition; 0 where it has none."""

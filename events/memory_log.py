@@ -96,6 +96,9 @@ class MemoryLog:
         with self._lock:
             return {partition: len(events) for partition, events in self._events.items()}
 
+    def share_points(self) -> None:
+        """See Log.share_points: there is one partition, and so one process at a time."""
+
     def has_grown(self, heads: Mapping[Partition, int], wait_s: float) -> bool:  # noqa: ARG002
         """See Log.has_grown."""
         now = self.heads()

@@ -261,6 +261,9 @@ class SqliteLog:
         """See Log.heads."""
         return {partition: self.head(partition) for partition in UNDIVIDED}
 
+    def share_points(self) -> None:
+        """See Log.share_points: there is one partition, and so one process at a time."""
+
     def has_grown(self, heads: Mapping[Partition, int], wait_s: float) -> bool:  # noqa: ARG002
         """See Log.has_grown."""
         now = self.heads()

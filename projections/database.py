@@ -73,8 +73,12 @@ class Views(Protocol):
     def read(self) -> AbstractContextManager[sa.Connection]:
         """A connection in a read transaction: one snapshot throughout."""
 
-    def write(self) -> AbstractContextManager[sa.Connection]:
-        """A connection in a write transaction, committed at the end; one at a time has one."""
+    def write(self, *, beside_others: bool = False) -> AbstractContextManager[sa.Connection]:
+        """A connection in a write transaction, committed at the end; one at a time has one.
+
+        `beside_others`: others that say so too may have one at the same time, where the database
+        can do that. What they write must not meet, or meet only in single statements.
+        """
 
     def checkpoints(self) -> Checkpoints:
         """How far the log is folded."""

@@ -59,10 +59,19 @@ class Checkpoints(dict[Partition, Checkpoint]):
         return Checkpoint()
 
 
-def read_checkpoint(connection: sa.Connection, partition: Partition) -> Checkpoint:
-    """The partition's checkpoint; zeros for one that was never folded."""
+_CHECKPOINT_ALONE = _CHECKPOINT.with_for_update()
+
+
+def read_checkpoint(
+    connection: sa.Connection, partition: Partition, *, alone: bool = False
+) -> Checkpoint:
+    """The partition's checkpoint; zeros for one that was never folded.
+
+    `alone`: nobody else reads it so until this transaction ends.
+    """
     lane, number = partition
-    found = connection.execute(_CHECKPOINT, {"lane": lane, "number": number}).first()
+    asked = _CHECKPOINT_ALONE if alone else _CHECKPOINT
+    found = connection.execute(asked, {"lane": lane, "number": number}).first()
     return Checkpoint() if found is None else Checkpoint(*found)
 
 

@@ -167,9 +167,14 @@ def _join_small_blocks(state: State, run_ids: set[str]) -> None:
 def _join_small_blocks_of(state: State, run_id: str) -> None:
     connection = state.connection
     small = (blocks.c.run_id == run_id, blocks.c.points < KEEP_BLOCK_FROM_POINTS)
-    found = connection.execute(sa.select(blocks.c.data).where(*small)).scalars()
-    joined = join_blocks([decode_block(data) for data in found])
-    connection.execute(sa.delete(blocks).where(*small))
+    asked = sa.select(blocks.c.block_id, blocks.c.data).where(*small)
+    # Another process may fold points of the same run: no block is deleted but those joined here.
+    found = connection.execute(asked.with_for_update()).all()
+    if not found:
+        return
+    joined = join_blocks([decode_block(data) for _, data in found])
+    ids = [block_id for block_id, _ in found]
+    connection.execute(sa.delete(blocks).where(blocks.c.block_id.in_(ids)))
     row = {"run_id": run_id, "points": len(joined), "data": encode_block(joined)}
     connection.execute(sa.insert(blocks), row)
 

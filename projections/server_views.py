@@ -264,7 +264,7 @@ class ServerViews:
             connection.close()
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self, *, beside_others: bool = False) -> Iterator[sa.Connection]:  # noqa: ARG002
         """See Views."""
         connection = self._begun("writer")
         try:

@@ -139,8 +139,8 @@ class SqliteViews:
             yield connection
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """See Views."""
+    def write(self, *, beside_others: bool = False) -> Iterator[sa.Connection]:  # noqa: ARG002
+        """See Views. SQLite has one writer."""
         with self._current().writer.begin() as connection:
             yield connection
 

@@ -52,6 +52,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "event",
         "group_commit",
         "kafka_about",
+        "kafka_group",
         "kafka_log",
         "kafka_reader",
         "kafka_records",
@@ -165,6 +166,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "duckdb": ("projections/lake.py", "projections/query_child.py"),
     "kafka": (
         "events/kafka_about.py",
+        "events/kafka_group.py",
         "events/kafka_log.py",
         "events/kafka_reader.py",
         "events/kafka_topics.py",

@@ -17,6 +17,7 @@ from events.wake import GROWN, WAITED_FOR
 from events.worker_counts import FOLD_ERRORS, FOLD_SECONDS, FOLDED_EVENTS, WorkerCounts
 from projections.database import Views
 from projections.folding import Checkpoint, fold_batch, read_checkpoint, stop_folding
+from workers.shares import Shares
 
 logger = structlog.get_logger(__name__)
 
@@ -45,16 +46,19 @@ class Projector:
         views: Views,
         folded: Callable[[bytes], None] = lambda _byte: None,
         counts: WorkerCounts | None = None,
+        shares: Shares | None = None,
     ) -> None:
         """`folded` is called after each batch, to wake who waits for it; `counts` gets what was
-        done."""
+        done. `shares` says which partitions this one folds, while others fold others; without it,
+        it folds all."""
         self._log = log
         self._views = views
         self._folded = folded
         self._counts = counts or WorkerCounts()
+        self._shares = shares
         self._stopped: dict[Partition, str] = {}
         self._looked: dict[Partition, int] = {}
-        """The heads when last looked at while waiting."""
+        """The heads when last looked at, of the partitions that are folded here."""
         self._retry_at: dict[Partition, float] = {}
 
     def step(self, partition: Partition, limit: int | None = None, until: int | None = None) -> int:
@@ -63,20 +67,16 @@ class Projector:
         if time.monotonic() < self._retry_at.get(partition, 0.0):
             return 0
         after_position = self._views.checkpoints()[partition].position
-        try:
-            count = limit or BATCH_EVENTS[partition.lane]
-            events = self._log.read(partition, after_position, count)
-        except LogError as error:
-            with self._views.write() as connection:
-                self._tell(partition, stop_folding(connection, partition, str(error)))
-            return 0
+        # Who has never been folded has no row that two could wait for.
+        beside = self._shares is not None and partition.lane == "points" and after_position > 0
+        events = self._read(partition, after_position, limit or BATCH_EVENTS[partition.lane])
         if until is not None:
             events = [event for event in events if event.position <= until]
         if not events:
             return 0
         started = time.monotonic()
-        with self._views.write() as connection:
-            before = read_checkpoint(connection, partition)
+        with self._views.write(beside_others=beside) as connection:
+            before = read_checkpoint(connection, partition, alone=beside)
             # Another file of views may have taken this one's place since the look above.
             if before.position != after_position:
                 return 1
@@ -84,8 +84,20 @@ class Projector:
         self._count(partition.lane, events, after.position, time.monotonic() - started)
         self._tell(partition, after)
         if after != before:
+            if self._shares is not None:
+                self._shares.folded(partition, after.position)
             self._folded(GROWN)
         return after.position - before.position
+
+    def _read(self, partition: Partition, after: int, limit: int) -> list[Event]:
+        """Events behind a position; none, and the checkpoint says why, where the log has lost
+        them."""
+        try:
+            return self._log.read(partition, after, limit)
+        except LogError as error:
+            with self._views.write() as connection:
+                self._tell(partition, stop_folding(connection, partition, str(error)))
+            return []
 
     def _tell(self, partition: Partition, after: Checkpoint) -> None:
         """Says it once where folding has stopped."""
@@ -121,7 +133,7 @@ class Projector:
         unless somebody waits for them.
         """
         due = 0.0
-        looks = wake_fd is None or not self._log.is_near
+        looks = wake_fd is None or not self._log.is_near or self._shares is not None
         while not stop.is_set():
             more = False
             try:
@@ -152,8 +164,9 @@ class Projector:
 
     def _grown(self) -> Sequence[Partition]:
         """The partitions that may have events to fold, by where the log stands now."""
-        self._looked = self._log.heads()
-        checkpoints = self._views.checkpoints()
+        heads, checkpoints = self._log.heads(), self._views.checkpoints()
+        mine = heads if self._shares is None else self._shares.look(heads, checkpoints)
+        self._looked = {one: head for one, head in heads.items() if one in mine}
         return [one for one, head in self._looked.items() if head > checkpoints[one].position]
 
     def _wait(
@@ -170,13 +183,16 @@ class Projector:
                 stop.wait(pause_s)
             elif select.select([wake_fd], [], [], pause_s)[0]:
                 return os.read(wake_fd, 65_536) or None
-            if looks and self._has_grown(until - time.monotonic()):
+            if looks and self._has_more(until - time.monotonic()):
                 return WAITED_FOR
         return b""
 
-    def _has_grown(self, wait_s: float) -> bool:
-        """Whether the log stands elsewhere than when last looked at."""
+    def _has_more(self, wait_s: float) -> bool:
+        """Whether the log stands elsewhere than when last looked at, or there are other partitions
+        to fold."""
         try:
-            return self._log.has_grown(self._looked, min(max(wait_s, 0.0), TOLD_S))
+            if self._log.has_grown(self._looked, min(max(wait_s, 0.0), TOLD_S)):
+                return True
+            return self._shares is not None and self._shares.have_changed()
         except TemporarilyUnavailable:
             return False

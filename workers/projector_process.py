@@ -1,14 +1,15 @@
 """`runfold worker projector`: folds the log into the views. It never loads DuckDB.
 
-One is active; others stand by. Without the pipes of `runfold server` it looks at the log by itself
-every now and then, which is often enough.
+One is active and others stand by; but for points in partitions, which are shared out. Without the
+pipes of `runfold server` a projector looks at the log by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,14 @@ import structlog
 
 from events.blobs import BlobStore
 from events.errors import RunfoldError, TemporarilyUnavailable
-from events.log import LogError
+from events.event import JOURNAL, Partition
+from events.log import LogError, PointsShare
 from events.wake import GROWN, wake
 from projections.database import PROJECTOR
 from projections.same_log import remember_log, require_within
 from workers.options import server_options
 from workers.projector import Projector
+from workers.shares import Shares
 from workers.stores import Stores, opened_stores
 from workers.worker_process import WorkerProcess, worker_options
 
@@ -44,11 +47,19 @@ def projector_command(
 ) -> None:
     """Fold the log into the views.
 
-    Of many that run on the same views one folds, and the others stand by to take over.
+    Of many that run on the same views one folds, and the others stand by to take over. Where the
+    log is on Kafka all of them share out the partitions of points, and one folds the journal too.
     """
     process = WorkerProcess("projector", options)
     try:
         with opened_stores(process.settings) as s:
+            # A server has one projector, whose partitions need not wait for the end of its session
+            # when it is started again.
+            share = s.log.share_points() if process.is_alone else None
+            if share is not None:
+                with contextlib.closing(share):
+                    SharingProjector(process, s, share).run()
+                return
 
             def fold() -> None:
                 _prepare(s)
@@ -58,6 +69,47 @@ def projector_command(
             process.run(s.views, PROJECTOR, fold)
     except (LogError, TemporarilyUnavailable) as error:
         raise click.ClickException(str(error)) from error
+
+
+class SharingProjector:
+    """Folds its share of the points, and the journal too while it has the projector's lock."""
+
+    def __init__(self, process: WorkerProcess, stores: Stores, share: PointsShare) -> None:
+        self._process = process
+        self._stores = stores
+        self._share = share
+        self._leads = False
+        self._error: LogError | None = None
+
+    def run(self) -> None:
+        """Until the process is told to end. Raises LogError."""
+        leading = threading.Thread(target=self._take_turns, name="journal", daemon=True)
+        leading.start()
+        log, views, counts = self._stores.log, self._stores.views, self._process.counts
+        projector = Projector(log, views, counts=counts, shares=Shares(self._given))
+        projector.run(self._process.turns.told, None)
+        leading.join()
+        if self._error is not None:
+            raise self._error
+
+    def _given(self) -> Collection[Partition]:
+        points = self._share.mine()
+        return {JOURNAL, *points} if self._leads else points
+
+    def _take_turns(self) -> None:
+        try:
+            self._process.run(self._stores.views, PROJECTOR, self._lead)
+        except LogError as error:
+            self._error = error
+            self._process.turns.end()
+
+    def _lead(self) -> None:
+        _prepare(self._stores)
+        self._leads = True
+        try:
+            self._process.ended.wait()
+        finally:
+            self._leads = False
 
 
 def _prepare(stores: Stores) -> None:

@@ -56,12 +56,13 @@ class Turns:
     def __init__(self) -> None:
         self.ended = threading.Event()
         """Set when the work is to end: the process was told to, or has lost its lock."""
+        self.told = threading.Event()
+        """Set when the process was told to end."""
         self.is_active = False
-        self._was_told = False
 
     def end(self) -> None:
         """Ends the work and all that would come after it."""
-        self._was_told = True
+        self.told.set()
         self.ended.set()
 
     def run(self, views: Views, lock: str, work: Callable[[], None]) -> None:
@@ -72,7 +73,7 @@ class Turns:
         stands_by = False
         while True:
             self.ended.clear()
-            if self._was_told:
+            if self.told.is_set():
                 return
             try:
                 with contextlib.ExitStack() as held:
@@ -116,6 +117,8 @@ class WorkerProcess:
         counts_fd: int | None = given.pop("counts_fd")
         metrics_port: int | None = given.pop("metrics_port")
         self.role = role
+        self.is_alone = lifeline_fd is None
+        """Whether it is no child of a server."""
         self.settings: Settings = settings_from(given)
         self.counts = WorkerCounts(counts_fd)
         # One that was killed could not say so.
@@ -123,9 +126,8 @@ class WorkerProcess:
         self.turns = Turns()
         end_with_parent(lifeline_fd)
         configure_logs(self.settings.log_level, role)
-        is_alone = lifeline_fd is None
-        when_told_to_stop(self.turns.end, is_child=not is_alone)
-        if metrics_port is not None and is_alone:
+        when_told_to_stop(self.turns.end, is_child=not self.is_alone)
+        if metrics_port is not None and self.is_alone:
             # An HTTP server is half a megabyte that the children of a server need not have.
             page: Any = importlib.import_module("workers.worker_page")
             page.serve(self, self.settings.host, metrics_port)
