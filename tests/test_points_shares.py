@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-import workers.shares
 from events.codec import Series, make_block
 from events.event import JOURNAL, Lane, NewEvent, Partition
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
@@ -128,7 +127,7 @@ def test_what_another_has_left_lying_is_folded_by_who_has_the_journal(
     and partitions are not shared out anew; and never by one that has no journal."""
     other, mine = Partition("points", 0), Partition("points", 1)
     now = [100.0]
-    monkeypatch.setattr(workers.shares.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     given = {JOURNAL, mine}
     shares, follower = Shares(lambda: set(given)), Shares(lambda: {mine})
 
