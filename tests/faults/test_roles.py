@@ -103,9 +103,10 @@ def verify(stack: Stack) -> None:
 
 def check_the_load_was_real(told: Sequence[Sequence[Told]]) -> None:
     """Much was acknowledged, and the deaths met requests under way."""
-    fates = Counter(one.fate for journal in told for one in journal)
+    operations = [one for journal in told for one in journal]
+    fates = Counter(one.fate for one in operations)
     assert fates[ACKNOWLEDGED] > 200, fates
-    assert fates[UNKNOWN] > 0, fates
+    assert any(one.fate == UNKNOWN or one.repeated_after_loss for one in operations), fates
 
 
 def test_each_role_dies_and_nothing_is_lost(
