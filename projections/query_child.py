@@ -1,9 +1,10 @@
 """The program that runs one statement of a stranger, and ends.
 
-It is started in its private folder with nothing in its environment, takes everything away from
-itself that a query does not need (projections/sandbox.py), opens DuckDB, and waits for its one job
-on standard input. The answer's bytes go to standard output; what the parent has to know (begun,
-failed, done) goes to a pipe of its own, a line of JSON each.
+Its process is forked (projections/query_forker.py) into its private folder with nothing in its
+environment. It takes everything away from itself that a query does not need
+(projections/sandbox.py), opens DuckDB, and waits for its one job on standard input. The answer's
+bytes go to standard output; what the parent has to know (begun, failed, done) goes to a pipe of
+its own, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import json
 import os
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -357,11 +358,10 @@ def _run(connection: DuckDB, text: str, job: dict[str, Any], output: Output) -> 
     output.tell(done=True, rows=rows, truncated=truncated)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Runs the program: the arguments are the number of the pipe for messages, and settings."""
-    control_fd = int(arguments[0])
-    settings = json.loads(arguments[1])
-    die_with_parent(settings["parent_id"])
+def main(control_fd: int, settings: dict[str, Any], parent_id: int) -> None:
+    """Runs the program in a process that is made for it: the pipe for messages, settings, and the
+    process with which it ends."""
+    die_with_parent(parent_id)
     limits = Limits(settings["memory_mb"], settings["threads"], settings["cpu_s"])
     output = Output(control_fd)
     with contextlib.closing(size_reader()) as reader:

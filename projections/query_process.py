@@ -1,8 +1,8 @@
 """Runs statements of strangers, each in a process of its own that is made for it and then ends.
 
-This is the parent's side: it starts children (projections/query_child.py), gives each its one job,
-reads the answer at the reader's pace, and kills what takes too long. It blocks, so an event loop
-calls it from threads.
+This is the parent's side: it has children made (projections/query_child.py), gives each its one
+job, reads the answer at the reader's pace, and kills what takes too long. It blocks, so an event
+loop calls it from threads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import os
 import select
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -25,30 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from projections.query_forks import IDLE_S, Forks, QueryFault
 from projections.query_formats import Format
 
 FOLDERS = ".queries"
 """The folder within the lake of the queries' private folders."""
-IDLE_S = 300.0
-"""A spare child that gets no job for so long ends by itself, and its memory is free."""
-ENVIRONMENT = {
-    "LC_ALL": "C.UTF-8",
-    # Fewer pools of memory, so that the limit on it means something.
-    "MALLOC_ARENA_MAX": "2",
-    # A thread of numpy's would be there before the walls, which hold for what is started later.
-    "OPENBLAS_NUM_THREADS": "1",
-}
-"""All that a child has in its environment."""
 THREADS_MAX = 4
 """A query takes so many threads by itself; it gets more where it is told to."""
 PIECE_BYTES = 256 * 1024
 MESSAGES_BYTES_MAX = 1024 * 1024
 _F_SETPIPE_SZ = 1031
-_CHILD = (
-    # Loading DuckDB is most of a child's work, so it is not to hold up anybody either.
-    "import sys; from projections.sandbox import lower_priority; lower_priority(); "
-    "from projections.query_child import main; main(sys.argv[1:])"
-)
 
 
 class QueryFailed(Exception):
@@ -67,10 +51,6 @@ class QueryFailed(Exception):
         self.is_limit = is_limit
         self.line = line
         self.column = column
-
-
-class QueryFault(Exception):
-    """A query could not be run for no fault of who asked: a bug, or a folder that is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +86,9 @@ class Job:
 class Child:
     """A process that waits for its one job, and its private folder."""
 
-    def __init__(self, folders: Path, limits: QueryLimits, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, forks: Forks, folders: Path, limits: QueryLimits, idle_s: float = IDLE_S
+    ) -> None:
         self.limits = limits
         self._idle_until = time.monotonic() + idle_s / 2
         self.folder = folders.absolute() / str(uuid.uuid4())
@@ -114,64 +96,54 @@ class Child:
         # Says, also to other processes, that the folder is in use; the system takes it back.
         self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.control, theirs = os.pipe()
+        its_input, self.given = os.pipe()
+        self.output, its_output = os.pipe()
+        self.control, its_control = os.pipe()
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.output, _F_SETPIPE_SZ, PIECE_BYTES)
         settings = {
+            "folder": str(self.folder),
             "memory_mb": limits.memory_mb,
             "threads": limits.threads,
             "cpu_s": int(limits.seconds * limits.threads) + 1,
             "idle_s": idle_s,
-            "parent_id": os.getpid(),
         }
+        theirs = (its_input, its_output, its_control)
         try:
-            self.process = subprocess.Popen(
-                # -I: nothing of this environment, user or folder changes what is imported. What is
-                # compiled is kept: most of these modules are imported by nobody else.
-                [sys.executable, "-I", "-c", _CHILD, str(theirs), json.dumps(settings)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                cwd=self.folder,
-                env=ENVIRONMENT,
-                pass_fds=(theirs,),
-                start_new_session=True,
-            )
+            self.process = forks.fork(settings, theirs)
         except BaseException:
-            os.close(self.control)
-            self._remove_folder()
+            self._close_files()
             raise
         finally:
-            os.close(theirs)
-        assert self.process.stdout is not None
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(self.process.stdout.fileno(), _F_SETPIPE_SZ, PIECE_BYTES)
+            for fd in theirs:
+                os.close(fd)
 
     def is_ready(self) -> bool:
         """Whether it waits, and will not soon end because it got no job."""
-        return self.process.poll() is None and time.monotonic() < self._idle_until
+        return self.process.is_alive() and time.monotonic() < self._idle_until
 
     def kill(self) -> None:
         """Ends the process now, whatever it does. Any thread may call this."""
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
 
     def close(self) -> None:
         """Ends it and removes its folder."""
-        self.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        if self.control >= 0:
-            os.close(self.control)
-            self.control = -1
-        self._remove_folder()
+        self.process.close()
+        self._close_files()
 
-    def _remove_folder(self) -> None:
+    def close_given(self) -> None:
+        """Says that it has been given all that it gets."""
+        if self.given >= 0:
+            os.close(self.given)
+            self.given = -1
+
+    def _close_files(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self.close_given()
+        for fd in (self.output, self.control, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self.output = self.control = self._lock = -1
 
 
 def sweep(folders: Path) -> int:
@@ -204,6 +176,7 @@ class Spares:
         self._limits = limits
         self._count = count
         self._ready: deque[Child] = deque()
+        self._forks = Forks()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -213,7 +186,7 @@ class Spares:
             with self._lock:
                 child = self._ready.popleft() if self._ready else None
             if child is None:
-                return Child(self._folders, self._limits)
+                return Child(self._forks, self._folders, self._limits)
             if child.is_ready():
                 return child
             child.close()
@@ -232,7 +205,7 @@ class Spares:
         for child in gone:
             child.close()
         for _ in range(missing):
-            child = Child(self._folders, self._limits)
+            child = Child(self._forks, self._folders, self._limits)
             with self._lock:
                 if not self._closed:
                     self._ready.append(child)
@@ -240,13 +213,14 @@ class Spares:
             child.close()
 
     def close(self) -> None:
-        """Ends them all."""
+        """Ends them all, and those that were taken."""
         with self._lock:
             self._closed = True
             children = list(self._ready)
             self._ready.clear()
         for child in children:
             child.close()
+        self._forks.close()
 
 
 class RunningQuery:
@@ -289,10 +263,9 @@ class RunningQuery:
     def read(self) -> bytes:
         """The next bytes of the answer; nothing at its end. Raises QueryFailed where it is cut
         short. The time between two calls is the reader's and does not count."""
-        output = self._child.process.stdout
-        assert output is not None
-        self._wait(output.fileno(), select.POLLIN)
-        data = os.read(output.fileno(), PIECE_BYTES)
+        output = self._child.output
+        self._wait(output, select.POLLIN)
+        data = os.read(output, PIECE_BYTES)
         if not data:
             while not ({"done", "failed"} & self._told.keys()):
                 self._hear()
@@ -308,15 +281,14 @@ class RunningQuery:
         self._child.close()
 
     def _send(self, data: bytes) -> None:
-        given = self._child.process.stdin
-        assert given is not None
-        os.set_blocking(given.fileno(), False)
+        given = self._child.given
+        os.set_blocking(given, False)
         view = memoryview(data)
         with contextlib.suppress(BrokenPipeError):
             while view:
-                self._wait(given.fileno(), select.POLLOUT)
-                view = view[os.write(given.fileno(), view[:65_536]) :]
-        given.close()
+                self._wait(given, select.POLLOUT)
+                view = view[os.write(given, view[:65_536]) :]
+        self._child.close_given()
 
     def _wait(self, fd: int, events: int) -> None:
         started = time.monotonic()
@@ -351,7 +323,9 @@ class RunningQuery:
             self._told.update(json.loads(line))
 
     def _ended(self) -> Exception:
-        code = self._child.process.wait()
+        code = self._child.process.exit_code()
+        if code is None:
+            return QueryFault("the process that started the query's process has ended")
         if code >= 0:
             return QueryFault(f"the query's process ended with {code}")
         if -code == signal.SIGXCPU or (-code == signal.SIGKILL and self._left_s <= 0):

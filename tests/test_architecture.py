@@ -101,6 +101,8 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "prepared",
         "purges",
         "query_child",
+        "query_forker",
+        "query_forks",
         "query_formats",
         "query_points",
         "query_process",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from projections.query_process import ENVIRONMENT, Child, QueryLimits, threads_for
+from projections.query_forks import ENVIRONMENT, Forks
+from projections.query_process import Child, QueryLimits, threads_for
 from projections.sandbox import SESSION_NICE, SLICE_NS
 
 PROGRAM = """
@@ -127,6 +130,18 @@ def test_it_comes_after_everybody_else(folder: Path) -> None:
     assert os.nice(0) < 19
 
 
+@contextlib.contextmanager
+def ready_child(folder: Path) -> Iterator[Child]:
+    """A query's process that waits for its job."""
+    limits = QueryLimits(memory_mb=100)
+    with (
+        contextlib.closing(Forks()) as forks,
+        contextlib.closing(Child(forks, folder / "queries", limits)) as child,
+    ):
+        assert b"ready" in os.read(child.control, 1_000)
+        yield child
+
+
 def test_its_session_comes_after_all_others(tmp_path: Path) -> None:
     """Where processor time is shared out by session, a query's session has little of it, and this
     one keeps its share."""
@@ -134,12 +149,8 @@ def test_its_session_comes_after_all_others(tmp_path: Path) -> None:
         before = Path("/proc/self/autogroup").read_text()
     except OSError:
         pytest.skip("this kernel shares by process")
-    child = Child(tmp_path / "queries", QueryLimits(memory_mb=100))
-    try:
-        assert b"ready" in os.read(child.control, 1_000)
+    with ready_child(tmp_path) as child:
         autogroup = Path(f"/proc/{child.process.pid}/autogroup").read_text()
-    finally:
-        child.close()
     assert autogroup.strip().endswith(f"nice {SESSION_NICE}")
     assert Path("/proc/self/autogroup").read_text() == before
 
@@ -147,14 +158,11 @@ def test_its_session_comes_after_all_others(tmp_path: Path) -> None:
 def test_who_wakes_up_takes_its_place(tmp_path: Path) -> None:
     """A query's process asks for longer slices than others have: who wakes up must not wait until
     it has had its turn."""
-    child = Child(tmp_path / "queries", QueryLimits(memory_mb=100))
-    try:
-        assert b"ready" in os.read(child.control, 1_000)
-        told = Path(f"/proc/{child.process.pid}/sched").read_text()
-    except FileNotFoundError:
-        pytest.skip("this kernel does not tell")
-    finally:
-        child.close()
+    with ready_child(tmp_path) as child:
+        try:
+            told = Path(f"/proc/{child.process.pid}/sched").read_text()
+        except FileNotFoundError:
+            pytest.skip("this kernel does not tell")
     found = [line.split()[-1] for line in told.splitlines() if line.startswith("se.slice")]
     if not found:
         pytest.skip("this kernel has slices of one length")
@@ -163,7 +171,7 @@ def test_who_wakes_up_takes_its_place(tmp_path: Path) -> None:
 
 def test_no_thread_is_there_before_the_walls() -> None:
     """What a query's process loads starts none: the walls would not hold for it."""
-    code = "import os, projections.query_child; print(len(os.listdir('/proc/self/task')))"
+    code = "import os, projections.query_forker; print(len(os.listdir('/proc/self/task')))"
     done = subprocess.run(
         [sys.executable, "-I", "-c", code],
         env=ENVIRONMENT,

@@ -7,10 +7,13 @@ import csv
 import http.client
 import io
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow.ipc
@@ -19,6 +22,7 @@ import pytest
 
 from projections.query_process import FOLDERS
 from tests import servers
+from tests.faults.processes import descendants
 
 SECONDS = 2.0
 ROWS_MAX = 200_000
@@ -356,6 +360,22 @@ def test_a_client_that_leaves_ends_its_query(
     assert left == []
 
 
+def test_a_forker_that_is_killed_is_replaced(server: servers.Server) -> None:
+    """The process that makes the queries' processes dies, and the server answers the next query."""
+    assert rows(server, "SELECT 1") == [[1]]
+    wait_until_idle(server)
+    assert server.process is not None
+    forkers = [
+        pid
+        for pid in descendants(server.process.pid)
+        if b"query_forker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    os.kill(forkers[0], signal.SIGKILL)
+    time.sleep(0.5)
+    assert rows(server, "SELECT count(*) FROM runs WHERE run_name = 'run-one'") == [[1]]
+    wait_until_idle(server)
+
+
 def test_folders_of_dead_servers_are_swept(server: servers.Server) -> None:
     """What a server left that was killed in the middle of a query is gone after the next start."""
     assert server.home is not None
@@ -368,8 +388,15 @@ def test_folders_of_dead_servers_are_swept(server: servers.Server) -> None:
     thread = threading.Thread(target=asked)
     thread.start()
     time.sleep(0.5)
+    assert server.process is not None
+    pids = list(descendants(server.process.pid))
     server.kill()
     thread.join()
+    deadline = time.monotonic() + 5
+    # The forker and the queries are in no group of the server's: they end by themselves.
+    while left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
     assert list(folders.iterdir())
     server.start()
     assert list(folders.iterdir()) == []

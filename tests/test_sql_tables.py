@@ -27,6 +27,7 @@ from events.runs import (
     RunPurged,
     RunTag,
 )
+from projections.query_forks import Forks
 from projections.query_points import POINTS_FILE, read_parts
 from projections.query_process import (
     FOLDERS,
@@ -267,8 +268,11 @@ def test_points_of_other_steps_are_read_without_distinct(tmp_path: Path) -> None
 
 def asked_in_a_process(case: SqlCase, statement: str, memory_mb: int = 300) -> str:
     """What a query's own process answers, within its walls."""
-    child = Child(case.lake / FOLDERS, QueryLimits(memory_mb=memory_mb))
-    with contextlib.closing(child):
+    limits = QueryLimits(memory_mb=memory_mb)
+    with (
+        contextlib.closing(Forks()) as forks,
+        contextlib.closing(Child(forks, case.lake / FOLDERS, limits)) as child,
+    ):
         taken = take_snapshot(case.views, case.log, case.lake, None, child.folder)
         query = RunningQuery(child, Job(statement, format="csv"), taken.statements)
         query.begin()

@@ -19,12 +19,12 @@ import click
 from events.errors import RunfoldError
 from events.log import LogError
 from events.settings import SettingError, Settings
+from projections.query_forks import Forks, QueryFault
 from projections.query_process import (
     FOLDERS,
     Child,
     Job,
     QueryFailed,
-    QueryFault,
     QueryLimits,
     RunningQuery,
     sweep,
@@ -119,6 +119,7 @@ class FolderSource:
     """The stores of a server that need not run."""
 
     stores: Stores
+    forks: Forks
 
     def ask(self, job: Job, experiment_ids: Sequence[str] | None) -> Iterator[bytes]:
         """The answer in pieces. Raises QueryFailed."""
@@ -126,8 +127,7 @@ class FolderSource:
         fold_to_head(stores.log, stores.views)
         folders = settings.lake_path / FOLDERS
         sweep(folders)
-        child = Child(folders, limits_of(settings))
-        with contextlib.closing(child):
+        with contextlib.closing(Child(self.forks, folders, limits_of(settings))) as child:
             declarations = self._declarations(job.statement, experiment_ids, child.folder)
             query = RunningQuery(child, job, declarations)
             query.begin()
@@ -285,8 +285,10 @@ def _source(tracking_uri: str | None, settings: Settings) -> Iterator[Source]:
     if tracking_uri is not None and tracking_uri.startswith(("http://", "https://")):
         yield ServerSource(tracking_uri)
         return
-    with existing_stores(settings) as stores:
-        yield FolderSource(stores)
+    with existing_stores(settings) as stores, contextlib.closing(Forks()) as forks:
+        # It gets ready while what is not folded yet is folded.
+        forks.warm()
+        yield FolderSource(stores, forks)
 
 
 _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
