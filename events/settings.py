@@ -478,7 +478,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--sql-spares",
         ("RUNFOLD_SQL_SPARES",),
         "Processes that stand ready for the next SQL query, from the first one on until none came "
-        "for five minutes; each has 70 MB.",
+        "for five minutes; each has 62 MB, most of it shared.",
         metavar="PROCESSES",
     ),
     Setting(
