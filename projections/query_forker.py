@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from projections import query_child
 from projections.query_forks import EXIT_CODE
+from projections.sandbox import lower_session
 
 MESSAGE_MAX = 65_536
 CONTROL_FD = 3
@@ -82,6 +83,9 @@ def _become(message: bytes, fds: Sequence[int], parent_id: int) -> NoReturn:
         for fd, place in zip(fds, (0, 1, CONTROL_FD), strict=True):
             os.dup2(fd, place)
         os.closerange(CONTROL_FD + 1, os.sysconf("SC_OPEN_MAX"))
+        # A session of its own: its share of the processor does not depend on other queries.
+        os.setsid()
+        lower_session()
         settings = json.loads(message)
         os.chdir(settings["folder"])
         query_child.main(CONTROL_FD, settings, parent_id)

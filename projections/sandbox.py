@@ -101,7 +101,7 @@ def lower_priority() -> None:
     if os.getsid(0) == os.getpid():
         # Where Linux shares the processor out by session, nice counts within one only: a session
         # of one's own would have as much as the whole server. No other session is touched.
-        _lower_session()
+        lower_session()
     try:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except (OSError, AttributeError):
@@ -119,7 +119,7 @@ def _lengthen_slice() -> None:
         )
 
 
-def _lower_session() -> None:
+def lower_session() -> None:
     """SESSION_NICE for the calling process's session, where sessions have a priority."""
     for _ in range(_AUTOGROUP_TRIES):
         try:
