@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from events.errors import TooManyRequests
 from events.settings import Settings
+from projections.pressure import Pressure
 from projections.query_process import FOLDERS, Child, QueryLimits, Spares, sweep, threads_for
 
 P = ParamSpec("P")
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 WAITING_PER_SLOT = 4
 WAIT_MAX_S = 5.0
+PRESSURE_MAX = 0.4
+"""Where somebody waits for a processor for more of the time, others want the processors."""
 
 
 class QuerySlots:
@@ -40,6 +43,7 @@ class QuerySlots:
             seconds=settings.sql_seconds,
             rows=settings.sql_rows,
         )
+        self._pressure = Pressure()
         self._spares = Spares(self.folders, limits, settings.sql_spares)
         # One more than queries: for the children that are started meanwhile. The threads live as
         # long as the process, for a child ends with the thread that started it.
@@ -90,6 +94,15 @@ class QuerySlots:
     def take(self) -> Child:
         """A child for one job. Blocks."""
         return self._spares.take()
+
+    def threads_max(self) -> int | None:
+        """How many threads a query may have at this moment, None for as many as its limits say.
+
+        Low as its priority is, each of its threads takes a fifth of a busy processor from others:
+        it disturbs their caches, and the system moves them about. So it has one while others want
+        the processors.
+        """
+        return 1 if self._pressure.share() > PRESSURE_MAX else None
 
     def refill(self) -> None:
         """Sees to it that the next query finds a child that is ready."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
@@ -136,6 +137,7 @@ async def _answer(
     assert turn.child is not None
     async with turn.slots.snapshot_turn:
         snapshot = await _snapshot(services, turn, turn.child, job, experiment_ids)
+    job = replace(job, threads_max=turn.slots.threads_max())
     query = RunningQuery(turn.child, job, snapshot.statements)
     await turn.call(query.begin)
     pieces: list[bytes] = []

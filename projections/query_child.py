@@ -319,6 +319,7 @@ def run(connection: DuckDB, job: dict[str, Any], output: Output) -> None:
         return message.replace(f"{folder}/", "").replace(f"{job['folder']}/", "")
 
     try:
+        connection.execute(f"SET threads = {int(job['threads'])}")
         declare_metrics(connection, Path())
         lock(connection, folder, to_output=job["format"] == "parquet")
         for declaration in job["declarations"]:

@@ -79,6 +79,8 @@ class Job:
     parameters: Any = None
     """A list, a dict by name, or None."""
     format: Format = "json"
+    threads_max: int | None = None
+    """It takes no more, however many the limits allow."""
     max_rows: int | None = None
     """The caller's bound: further rows are left out and the answer says so."""
 
@@ -253,6 +255,7 @@ class RunningQuery:
                 "format": job.format,
                 "max_rows": job.max_rows,
                 "rows_max": limits.rows,
+                "threads": min(limits.threads, job.threads_max or limits.threads),
             }
         ).encode()
         self._send(data)

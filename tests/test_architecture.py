@@ -99,6 +99,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "point_columns",
         "postgres_views",
         "prepared",
+        "pressure",
         "purges",
         "query_child",
         "query_forker",

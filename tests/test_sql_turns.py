@@ -18,6 +18,7 @@ from starlette.responses import Response
 from api import sql
 from api.query_slots import query_slots
 from events.settings import Settings
+from projections.pressure import Pressure
 from projections.sql_snapshot import take_snapshot
 from tests.sql_cases import SqlCase
 
@@ -64,14 +65,10 @@ def a_request(state: SimpleNamespace, statement: str) -> Request:
     return Request(scope, receive)
 
 
-def test_one_snapshot_is_taken_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two queries run at once, but the work that the server does for them comes one by one."""
-    case = SqlCase(tmp_path)
-    watching = Watching(take_snapshot)
-    monkeypatch.setattr(sql, "take_snapshot", watching)
-    settings = Settings(home=tmp_path, sql_concurrent=2, sql_memory_mb=300)
+def answers(case: SqlCase, settings: Settings, *statements: str) -> list[Any]:
+    """The rows of queries that are asked at once."""
 
-    async def both() -> list[Response]:
+    async def ask() -> list[Response]:
         async with query_slots(settings) as slots:
             services = SimpleNamespace(
                 settings=settings,
@@ -80,10 +77,32 @@ def test_one_snapshot_is_taken_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
                 log=case.log,
             )
             state = SimpleNamespace(services=services, query_slots=slots)
-            asked = [a_request(state, f"SELECT count(*), {n} FROM metrics") for n in (1, 2)]
+            asked = [a_request(state, statement) for statement in statements]
             return list(await asyncio.gather(*map(sql.run_sql, asked)))
 
-    answers = asyncio.run(both())
-    assert [json.loads(bytes(one.body))["rows"] for one in answers] == [[[0, 1]], [[0, 2]]]
+    return [json.loads(bytes(one.body))["rows"] for one in asyncio.run(ask())]
+
+
+@pytest.mark.parametrize(("share", "threads"), [(0.9, "1"), (0.1, "2")])
+def test_a_query_has_one_thread_while_others_want_the_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, threads: str
+) -> None:
+    """It has as many as it may where nobody waits for a processor."""
+    case = SqlCase(tmp_path)
+    monkeypatch.setattr(Pressure, "share", lambda _self: share)
+    settings = Settings(home=tmp_path, sql_threads=2, sql_memory_mb=300)
+    asked = "SELECT current_setting('threads')::VARCHAR"
+    assert answers(case, settings, asked) == [[[threads]]]
+    case.close()
+
+
+def test_one_snapshot_is_taken_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two queries run at once, but the work that the server does for them comes one by one."""
+    case = SqlCase(tmp_path)
+    watching = Watching(take_snapshot)
+    monkeypatch.setattr(sql, "take_snapshot", watching)
+    settings = Settings(home=tmp_path, sql_concurrent=2, sql_memory_mb=300)
+    asked = [f"SELECT count(*), {n} FROM metrics" for n in (1, 2)]
+    assert answers(case, settings, *asked) == [[[0, 1]], [[0, 2]]]
     assert (watching.taken, watching.most) == (2, 1)
     case.close()

@@ -1,0 +1,47 @@
+"""How much others want the processors, from what Linux counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from projections.pressure import Pressure
+
+LINES = """some avg10={average:.2f} avg60=0.00 avg300=0.00 total={total}
+full avg10=0.00 avg60=0.00 avg300=0.00 total=0
+"""
+
+
+class Counted:
+    """The kernel's file, and a clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "cpu"
+        self.now = 100.0
+        self.pressure = Pressure(self.file, lambda: self.now)
+
+    def share(self, after_s: float, average: float, total: int) -> float:
+        self.now += after_s
+        self.file.write_text(LINES.format(average=average, total=total))
+        return self.pressure.share()
+
+
+def test_what_was_waited_since_the_last_look(tmp_path: Path) -> None:
+    """First the system's own average counts, then the time since the last look; a look that comes
+    at once finds what the last one found, and one that comes late the average again."""
+    counted = Counted(tmp_path)
+    assert counted.share(0, 30.0, 5_000_000) == pytest.approx(0.3)
+    assert counted.share(1, 30.0, 5_900_000) == pytest.approx(0.9)
+    assert counted.share(0.01, 30.0, 5_900_000) == pytest.approx(0.9)
+    assert counted.share(1.99, 30.0, 5_900_000) == pytest.approx(0.0)
+    assert counted.share(60, 20.0, 60_000_000) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("text", [None, "", "some avg10=x total=1\n", "nothing\n"])
+def test_a_kernel_that_does_not_count(tmp_path: Path, text: str | None) -> None:
+    """Nobody is taken for waiting where it is not known."""
+    file = tmp_path / "cpu"
+    if text is not None:
+        file.write_text(text)
+    assert Pressure(file).share() == 0.0
