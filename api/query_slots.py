@@ -98,9 +98,8 @@ class QuerySlots:
     def threads_max(self) -> int | None:
         """How many threads a query may have at this moment, None for as many as its limits say.
 
-        Low as its priority is, each of its threads takes a fifth of a busy processor from others:
-        it disturbs their caches, and the system moves them about. So it has one while others want
-        the processors.
+        Low as its priority is, a query takes time from others on a machine that has none left, and
+        twice as much with two threads. So it has one while others want the processors.
         """
         return 1 if self._pressure.share() > PRESSURE_MAX else None
 
