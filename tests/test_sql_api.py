@@ -26,6 +26,7 @@ from tests.faults.processes import descendants
 
 SECONDS = 2.0
 ROWS_MAX = 200_000
+GONE_S_MAX = 30.0
 FOREVER = "SELECT count(*) FROM range(1000000000000)"
 MANY = "SELECT range AS i, range * 1.5::DOUBLE AS v, 'r' || range AS s FROM range({})"
 VALUES = """SELECT 9223372036854775807 AS big, 170141183460469231731687303715884105727 AS huge,
@@ -360,6 +361,14 @@ def test_a_client_that_leaves_ends_its_query(
     assert left == []
 
 
+def wait_until_gone(pids: list[int]) -> None:
+    """Returns when none of these processes runs any more."""
+    deadline = time.monotonic() + GONE_S_MAX
+    while left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
 def test_a_forker_that_is_killed_is_replaced(server: servers.Server) -> None:
     """The process that makes the queries' processes dies, and the server answers the next query."""
     assert rows(server, "SELECT 1") == [[1]]
@@ -370,8 +379,9 @@ def test_a_forker_that_is_killed_is_replaced(server: servers.Server) -> None:
         for pid in descendants(server.process.pid)
         if b"query_forker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+    pids = list(descendants(forkers[0]))
     os.kill(forkers[0], signal.SIGKILL)
-    time.sleep(0.5)
+    wait_until_gone(pids)
     assert rows(server, "SELECT count(*) FROM runs WHERE run_name = 'run-one'") == [[1]]
     wait_until_idle(server)
 
@@ -392,11 +402,8 @@ def test_folders_of_dead_servers_are_swept(server: servers.Server) -> None:
     pids = list(descendants(server.process.pid))
     server.kill()
     thread.join()
-    deadline = time.monotonic() + 5
     # The forker and the queries are in no group of the server's: they end by themselves.
-    while left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+    wait_until_gone(pids)
     assert list(folders.iterdir())
     server.start()
     assert list(folders.iterdir()) == []
