@@ -123,8 +123,8 @@ class _Heard(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Takes in a line."""
         line = record.getMessage()
-        # That line only says that all tries failed.
-        if not line.startswith("Bootstrap failed"):
+        # Others say that it tries again, or that it has given up.
+        if " failed: " in line and not line.startswith("Bootstrap failed"):
             self.last = line
 
 
