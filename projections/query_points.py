@@ -14,14 +14,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
 import numpy as np
 
-from events.codec import decode_block
+from events.codec import Block, decode_block
 from projections.point_columns import Gathered, PointColumns, Range
 from projections.query_formats import quoted
 from projections.sql_tables import BY_NAME, timestamp
@@ -118,20 +118,46 @@ def declare_metrics(connection: Connection, folder: Path) -> None:
         return
     with path.open("rb") as file:
         plan, stored = read_parts(file)
-        gathered = _gathered(stored)
-    ranges, columns = gathered.ranges, gathered.take()
+        gathered, distinct = _gathered(stored)
+    ranges = gathered.ranges
+    columns = gathered.take_as_gathered() if distinct else gathered.take()
     connection.execute(_MAKE_TABLES)
     _insert(connection, columns, plan.experiment_of)
     doubtful = doubtful_runs(plan.parts, ranges)
     connection.execute(_view(plan, folder, doubtful, has_unsealed=len(columns) > 0))
 
 
-def _gathered(stored: Iterable[Stored]) -> Gathered:
-    """The points of blocks."""
+def _gathered(stored: Iterable[Stored]) -> tuple[Gathered, bool]:
+    """The points of blocks, and whether none can be there twice.
+
+    Sorting, which tells for certain, costs as much as decoding and storing them. A training that
+    logs step after step is known by less: no step is in two blocks of a run, and within a block
+    series follow one another in each step.
+    """
     gathered = Gathered()
+    spans: dict[str, list[tuple[int, int]]] = {}
+    distinct = True
     for run_id, data in stored:
-        gathered.add(run_id, decode_block(data))
-    return gathered
+        block = decode_block(data)
+        gathered.add(run_id, block)
+        if distinct and len(block):
+            distinct = _step_by_step(block)
+            spans.setdefault(run_id, []).append((int(block.steps[0]), int(block.steps[-1])))
+    return gathered, distinct and not any(_any_shared(found) for found in spans.values())
+
+
+def _step_by_step(block: Block) -> bool:
+    """Whether the points are in order of step, then series, each pair of them once."""
+    steps, index = block.steps, block.index
+    rises = steps[1:] > steps[:-1]
+    rises |= (steps[1:] == steps[:-1]) & (index[1:] > index[:-1])
+    return bool(rises.all())
+
+
+def _any_shared(spans: list[tuple[int, int]]) -> bool:
+    """Whether two of these, each a first and a last step, have a step in common."""
+    spans.sort()
+    return any(later[0] <= earlier[1] for earlier, later in pairwise(spans))
 
 
 def _insert(

@@ -79,10 +79,10 @@ class Job:
     parameters: Any = None
     """A list, a dict by name, or None."""
     format: Format = "json"
-    threads_max: int | None = None
-    """It takes no more, however many the limits allow."""
     max_rows: int | None = None
     """The caller's bound: further rows are left out and the answer says so."""
+    threads_max: int | None = None
+    """It takes no more, however many the limits allow."""
 
 
 class Child:

@@ -177,7 +177,7 @@ class Asking:
         max_rows = self.max_rows
         if max_rows is None and self.form == "table":
             max_rows = TABLE_ROWS
-        job = Job(statement, self.parameters, wire_format(self.form), max_rows)
+        job = Job(statement, self.parameters, wire_format(self.form), max_rows=max_rows)
         with contextlib.closing(_generator(self.source, job, self.experiment_ids)) as pieces:
             if self.output is not None:
                 with whole_file(self.output) as file:
