@@ -26,6 +26,7 @@ RECORD_BYTES_MAX = 16 << 20
 """No event is larger: a request's body has 2 MB."""
 REQUEST_MS_MAX = 15_000
 BOOTSTRAP_MS = 10_000
+_DISCONNECTED = "socket disconnected"
 REQUIRED = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 """The topics' settings without which Kafka forgets events by itself."""
 _MADE_WITH = {
@@ -124,7 +125,10 @@ class _Heard(logging.Handler):
         """Takes in a line."""
         line = record.getMessage()
         # Others say that it tries again, or that it has given up.
-        if " failed: " in line and not line.startswith("Bootstrap failed"):
+        if " failed: " not in line or line.startswith("Bootstrap failed"):
+            return
+        # The last try is often cut short by the time that was left.
+        if not self.last or "RequestTimedOutError" not in line:
             self.last = line
 
 
@@ -145,6 +149,10 @@ def _opened_admin(client: Client) -> KafkaAdminClient:
         except (KafkaError, OSError, ValueError) as error:
             servers = ",".join(client["bootstrap_servers"])
             why = heard.last or repr(error)
+            if client.get("sasl_mechanism") and _DISCONNECTED in why:
+                # With the answer that the login is wrong the broker ends the connection, and the
+                # client library drops an answer that comes together with an end.
+                why += "; brokers do this too where the login is wrong"
             raise LogError(f"Kafka at {servers} can't be used as a log: {why}") from error
 
 

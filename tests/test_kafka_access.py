@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -163,14 +165,18 @@ def test_the_command_takes_the_settings(secured: Secured, monkeypatch: pytest.Mo
     assert (result.exit_code, "0 in journal" in result.output) == (0, True), result.output
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 def test_who_is_not_let_in_is_told_so(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong password, a broker nobody vouches for, a missing certificate and a missing login are
     each refused with the reason, soon, and no message has the password."""
     monkeypatch.setattr(kafka_topics, "BOOTSTRAP_MS", 2_000)
+    # The client library leaves its sockets to the collector where a handshake fails: pytest, which
+    # keeps the lines of its log, is not to keep them.
+    monkeypatch.setattr(logging.getLogger("kafka"), "propagate", False)
     login = secured.access("SASL_PLAINTEXT", "SCRAM-SHA-256")
     tls = secured.access("SSL")
     refused = [
-        (replace(login, sasl_password="wrong"), "Authentication failed"),
+        (replace(login, sasl_password="wrong"), "Authentication failed|login is wrong"),
         (replace(tls, ssl_cafile=str(secured.folder / "other.crt")), "CERTIFICATE_VERIFY_FAILED"),
         (replace(tls, ssl_certfile=None, ssl_keyfile=None), "can't be used as a log"),
     ]
@@ -178,4 +184,6 @@ def test_who_is_not_let_in_is_told_so(secured: Secured, monkeypatch: pytest.Monk
         with pytest.raises(LogError, match=why) as told:
             KafkaLog(secured.uri(access), access)
         assert PASSWORD not in str(told.value)
-        assert "wrong" not in str(told.value)
+        assert "wrong" not in str(told.value).replace("login is wrong", "")
+    del told
+    gc.collect()

@@ -67,6 +67,16 @@ def test_a_server_is_asked_by_its_url(server: servers.Server) -> None:
     assert table == " n  name    x\n──  ────  ───\n 1  a|b\n22  c     0.5\n2 rows\n"
 
 
+def test_a_folder_that_is_typed_comes_before_the_environments_server(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLFLOW_TRACKING_URI, which other work on the machine needs, does not hide --home."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    result = run("--home", str(home), "--format", "csv", "SELECT count(*) AS n FROM experiments")
+    assert (result.exit_code, result.output.splitlines()[0]) == (0, "n")
+    assert run("SELECT 1").exit_code == 1
+
+
 @pytest.mark.parametrize("where", ["folder", "server"])
 def test_what_is_wrong_is_said(home: Path, server: servers.Server, where: str) -> None:
     """A mistake in the statement ends the command with 1 and DuckDB's message."""

@@ -291,6 +291,13 @@ def _source(tracking_uri: str | None, settings: Settings) -> Iterator[Source]:
         yield FolderSource(stores, forks)
 
 
+def _home_was_named_instead() -> bool:
+    """Whether --home was typed and the server's URL comes from the environment alone."""
+    source = click.get_current_context().get_parameter_source
+    typed = click.core.ParameterSource.COMMANDLINE
+    return source("home") is typed and source("tracking_uri") is not typed
+
+
 _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.argument("statement", required=False),
     click.option(
@@ -299,7 +306,8 @@ _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         show_envvar=True,
         metavar="URL",
         help="A running server, http://…; else the folder of --home is read, whether a "
-        "server runs on it or not.",
+        "server runs on it or not. Of a --home that is typed and a URL of the environment the "
+        "first counts.",
     ),
     click.option(
         "--file",
@@ -384,6 +392,8 @@ def sql_command(
     The --sql-… limits hold where a folder is read; a server has its own.
     """
     configure_logs(LOG_LEVEL, "sql")
+    if _home_was_named_instead():
+        tracking_uri = None
     if form in BINARY and output is None and sys.stdout.isatty():
         raise click.UsageError(f"{form} is not for a terminal: give --output FILE")
     asked = _given_statement(statement, file)

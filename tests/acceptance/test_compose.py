@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -104,15 +103,11 @@ def test_what_one_takes_all_have(
     for step in range(50):
         one.log_metric(run_id, "loss", 1 / (step + 1), step=step)
     one.log_param(run_id, "lr", 0.1)
-    (tmp_path / "note.txt").write_text("kept in S3")
-    one.log_artifact(run_id, str(tmp_path / "note.txt"))
+    one.log_text(run_id, "kept in S3", "note.txt")
     assert len(other.get_metric_history(run_id, "loss")) == 50
     [found] = other.search_runs([experiment_id], "params.lr = '0.1'")
     assert found.info.run_id == run_id
-    mlflow.set_tracking_uri(processes["api"][1].url)
-    path = mlflow.artifacts.download_artifacts(
-        run_id=run_id, artifact_path="note.txt", dst_path=str(tmp_path / "got")
-    )
+    path = other.download_artifacts(run_id, "note.txt", str(tmp_path))
     assert Path(path).read_text() == "kept in S3"
 
 
