@@ -35,6 +35,7 @@ POINTS, KEYS = 1_000, 20
 WARM_UP = 20
 """Requests of each connection that don't count."""
 READS = 200
+LOGS = ("sqlite", "postgresql", "mariadb")
 START_S_MAX, CATCH_UP_S_MAX = 60.0, 600.0
 MILLION = 1e6
 
@@ -172,25 +173,20 @@ def rest(roles: Sequence[Role], client: Client) -> None:
 
 
 @click.command()
-@click.option("--log", "log_name", type=click.Choice(["sqlite", *BACKENDS]), default="sqlite")
-@click.option("--views", "views_name", type=click.Choice(["sqlite", *BACKENDS]), default="sqlite")
+@click.option("--log", "log_name", type=click.Choice(LOGS), default="sqlite")
 @click.option("--apis", default=1, show_default=True, help="API processes.")
 @click.option("--requests", default=500, show_default=True, help="Requests of each connection.")
-def main(log_name: str, views_name: str, apis: int, requests: int) -> None:
+def main(log_name: str, apis: int, requests: int) -> None:
     """Measures what each role costs, and prints a table in Markdown."""
     home = Path(tempfile.mkdtemp(prefix="runfold-sizing-"))
     with contextlib.ExitStack() as running:
         running.callback(shutil.rmtree, home, ignore_errors=True)
-        roles, flags = [], []
-        uris = {}
-        for name in dict.fromkeys((log_name, views_name)):
-            uris[name], service = running.enter_context(backend(name))
-            roles += [service] if service is not None else []
-        for flag, name in (("--log-uri", log_name), ("--views-uri", views_name)):
-            flags += [flag, uris[name]] if uris[name] else []
+        uri, service = running.enter_context(backend(log_name))
+        roles = [] if service is None else [service]
+        flags = ["--log-uri", uri] if uri else []
         for words in ["worker projector", "worker sealer", *["api"] * apis]:
             roles.insert(0, running.enter_context(started(words, home, flags)))
-        click.echo(f"Log on {log_name}, views on {views_name}.\n")
+        click.echo(f"The log on {log_name}, the views on SQLite.\n")
         click.echo(measured(roles, requests))
         lake = folder_bytes(home / "lake")
         points = (requests + WARM_UP) * CONNECTIONS * POINTS * apis
