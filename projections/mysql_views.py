@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from pymysql.constants import CR, ER
 from pymysql.converters import conversions, escape_float
 
-from projections.database import CHECKPOINT_COLUMNS, FINGERPRINT
+from projections.database import CHECKPOINT_COLUMNS, FINGERPRINT, Views
+from projections.server_views import ServerViews
 
 CONNECT_S = 3
 IDLE_S = 10
@@ -33,16 +34,19 @@ _GONE = {ER.NO_SUCH_TABLE, ER.BAD_DB_ERROR, ER.TABLE_DEF_CHANGED}
 
 
 class MySql:
-    """A database of MySQL's or MariaDB's; see `projections.server_views.Server`.
+    """A database of MySQL's or MariaDB's; see `projections.database_server.Server`.
 
     A schema is a database there: the generations' are named after the one that the URI names.
     """
 
     errors: tuple[type[Exception], ...] = (pymysql.err.Error,)
+    # An insertion of what a query finds reads the latest rows there, with locks, and no snapshot.
+    begin_copy: str | None = None
 
     def __init__(self, uri: str) -> None:
         """`uri`: as SQLAlchemy takes it, with `mysql` or `mysql+pymysql` for its scheme. Raises
         ValueError where it names no database."""
+        self.uri = uri
         self._url = sa.make_url(uri).set(drivername="mysql+pymysql")
         if not self._url.database:
             raise ValueError("the URI of views on MySQL must name a database")
@@ -171,6 +175,13 @@ class MySql:
         ).scalar()
         table = f"{self.prefix(target)}blocks"
         connection.exec_driver_sql(f"ALTER TABLE {table} AUTO_INCREMENT = {int(found or 1)}")
+
+
+def open_views(
+    uri: str, log_id: str, pool: Mapping[str, Any] | None, generation: str | None
+) -> Views:
+    """The views of this log in a database; see ServerViews."""
+    return ServerViews(MySql(uri), log_id, pool, generation=generation)
 
 
 def _code(error: BaseException) -> int:

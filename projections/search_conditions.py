@@ -19,6 +19,8 @@ from sqlalchemy.sql.operators import custom_op
 from events.errors import InvalidParameterValue
 from projections.filter_language import Clause, Kind
 from projections.searchable import Dataset, MetricValues, Searchable, Values
+from projections.statements import POSTGRESQL
+from projections.stored_texts import indexed_start
 
 DOUBLE_MAX = sys.float_info.max
 """What MLflow stores for Infinity, and therefore what a filter that says so must find."""
@@ -134,6 +136,10 @@ def condition(
         by_key = values.key is not None
         value = unindexed(dialect, values.value) if by_key else values.value
         conditions.append(compare(dialect, value, clause))
+        if dialect == POSTGRESQL and values.by_value and clause.comparator == "=":
+            # So that the index can lead to the rows, which has but the start of a text.
+            start = indexed_start(values.value) == indexed_start(clause.bound()[0])
+            conditions.append(start)
         if clause.kind == "attribute":
             # The column has the tag's value and is at hand: few tags are then looked for.
             column = searchable.attributes[clause.key]

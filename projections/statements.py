@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from projections.server_tables import key_of
+from projections.stored_texts import key_of
 
 SQLITE, POSTGRESQL, MYSQL = "sqlite", "postgresql", "mysql"
 ROWS_A_STATEMENT = 64
