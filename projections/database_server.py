@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+
+from events.sql_servers import Pool
+from projections.server_pulse import Pulse
 
 
 class Server(Protocol):
@@ -18,13 +20,15 @@ class Server(Protocol):
     """The same with it, as SQLAlchemy takes it."""
     errors: tuple[type[Exception], ...]
     """What the driver raises."""
+    pulse: Pulse
+    """Whether it is there; its connections use it too, so that none waits for ever."""
     begin_copy: str | None
     """Begins a transaction that copies one snapshot of other tables; None where none does."""
     checkpoints: str
     """Finds the live generation, what that of the connection was made with, and its checkpoints:
     nulls where there are none of these."""
 
-    def engine(self, generation: str | None, pool: Mapping[str, Any]) -> sa.Engine:
+    def engine(self, generation: str | None, pool: Pool) -> sa.Engine:
         """Connections to a generation's tables, or to what is beside the generations. They commit
         each statement until one of the two methods below begins a transaction."""
 

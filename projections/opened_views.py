@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from events.sql_servers import DriverMissing, kind_of, shown
+from events.sql_servers import DEFAULT_POOL, DriverMissing, Pool, kind_of, shown
 from projections.database import Views
 from projections.sqlite_views import SqliteViews
 
@@ -17,10 +15,10 @@ SQLITE = "sqlite:///"
 _SERVERS = {"postgresql": "projections.postgres_views", "mysql": "projections.mysql_views"}
 
 
-def open_views(uri: str, log_id: str, pool: Mapping[str, Any] | None = None) -> Views:
+def open_views(uri: str, log_id: str, pool: Pool = DEFAULT_POOL) -> Views:
     """The views of this log at `sqlite:///PATH` or on a server.
 
-    `pool`: how many connections to keep to a server, in the words of `sa.create_engine`. Raises
+    `pool`: how many connections to keep to a server. Raises
     DriverMissing, and ValueError where the URI names no place that views can be in.
     """
     if uri.startswith(SQLITE):
@@ -33,12 +31,10 @@ def made_views(address: str, log_id: str) -> Views:
     uri, _, generation = address.partition("#")
     if kind_of(uri) is None:
         return SqliteViews(Path(address), log_id, being_made=True)
-    return _on_server(uri, log_id, None, generation)
+    return _on_server(uri, log_id, DEFAULT_POOL, generation)
 
 
-def _on_server(
-    uri: str, log_id: str, pool: Mapping[str, Any] | None, generation: str | None = None
-) -> Views:
+def _on_server(uri: str, log_id: str, pool: Pool, generation: str | None = None) -> Views:
     kind = kind_of(uri)
     if kind is None:
         raise ValueError(f"the views can't be kept in {uri.partition('://')[0]}://…")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import errors
+from psycopg.abc import RV, PQGen
 from psycopg.types.string import (
     StrBinaryDumper,
     StrDumper,
@@ -17,11 +19,12 @@ from psycopg.types.string import (
     TextLoader,
 )
 
+from events.sql_servers import Pool, echo
 from projections.database import CHECKPOINT_COLUMNS, FINGERPRINT, Views
+from projections.server_pulse import GREETING_S, SILENCE_S, Pulse
 from projections.server_views import ServerViews
 from projections.stored_texts import escaped, unescaped
 
-CONNECT_S = 3
 SCHEMA = "runfold_views"
 """Beside the generations: the pointer. A generation's schema is named after it."""
 _POINTER = f"{SCHEMA}.live"
@@ -74,17 +77,30 @@ class Postgres:
         self.uri = uri
         self._url = sa.make_url(uri).set(drivername="postgresql+psycopg")
         self.name = self._url.set(drivername="postgresql").render_as_string(hide_password=True)
+        self.pulse = Pulse(self._greet)
+        self._connection = _connection_class(self.pulse)
 
-    def engine(self, generation: str | None, pool: Mapping[str, Any]) -> sa.Engine:
+    def engine(self, generation: str | None, pool: Pool) -> sa.Engine:
         """See Server."""
         engine = sa.create_engine(
             self._url,
             paramstyle="format",
-            connect_args={"autocommit": True, "connect_timeout": CONNECT_S, **_PEER_IS_GONE},
-            **pool,
+            connect_args={"autocommit": True, "connect_timeout": GREETING_S, **_PEER_IS_GONE},
+            **pool.arguments(),
         )
+        sa.event.listen(engine, "do_connect", self._connect)
         sa.event.listen(engine, "connect", _configuring(generation))
+        if pool.echo:
+            echo(engine)
         return engine
+
+    def _connect(self, _dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:
+        with self.pulse.greeting():
+            return self._connection.connect(*args, **kwargs)
+
+    def _greet(self) -> None:
+        args, kwargs = self._url.get_dialect()().create_connect_args(self._url)
+        psycopg.connect(*args, **{**kwargs, "connect_timeout": GREETING_S}).close()
 
     def begin_read(self, cursor: Any) -> tuple[str | None, str | None]:
         """See Server."""
@@ -175,11 +191,44 @@ class Postgres:
         )
 
 
-def open_views(
-    uri: str, log_id: str, pool: Mapping[str, Any] | None, generation: str | None
-) -> Views:
+def open_views(uri: str, log_id: str, pool: Pool, generation: str | None) -> Views:
     """The views of this log in a database; see ServerViews."""
     return ServerViews(Postgres(uri), log_id, pool, generation=generation)
+
+
+def _connection_class(pulse: Pulse) -> type[psycopg.Connection[Any]]:
+    """Connections that wait no longer than their server lives."""
+
+    class Connection(psycopg.Connection[Any]):
+        def wait(
+            self, gen: PQGen[RV], interval: float = SILENCE_S, timeout: float | None = None
+        ) -> RV:
+            return super().wait(self._patient(gen), min(interval, SILENCE_S), timeout)
+
+        def _patient(self, gen: PQGen[RV]) -> PQGen[RV]:
+            """The same steps; psycopg says at each, and after each interval, what is ready."""
+            heard = time.monotonic()
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if ready:
+                        heard = time.monotonic()
+                    elif time.monotonic() >= heard + SILENCE_S:
+                        self._require_pulse()
+                        heard = time.monotonic()
+                    wanted = gen.send(ready)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+        def _require_pulse(self) -> None:
+            why = pulse.lost()
+            if why is not None:
+                # Its server is in the midst of a statement: the connection is of no use any more.
+                self.pgconn.finish()
+                raise psycopg.OperationalError(f"no answer: {why}")
+
+    return Connection
 
 
 def _schema(generation: str) -> str:

@@ -165,7 +165,11 @@ def _read_lists(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, 
         listed = owned_rows(connection, _LISTED[table], table.c.run_id, run_ids)
         for run_id, *values, is_nan in listed:
             row = dict(zip(fields, values, strict=True))
-            of_run[run_id].append({**row, "value": "NaN"} if is_nan else row)
+            if is_nan:
+                row["value"] = "NaN"
+            elif table is latest_metrics:
+                row["value"] = max(-sys.float_info.max, min(row["value"], sys.float_info.max))
+            of_run[run_id].append(row)
         for run_id, rows in of_run.items():
             found[run_id].append(msgspec.json.encode(rows).decode())
     return found

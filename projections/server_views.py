@@ -12,13 +12,14 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from events.errors import TemporarilyUnavailable
+from events.sql_servers import DEFAULT_POOL, Pool
 from projections.database import (
     FINGERPRINT,
     MADE_AGAIN,
@@ -78,19 +79,19 @@ class ServerViews:
         self,
         server: Server,
         log_id: str,
-        pool: Mapping[str, Any] | None = None,
+        pool: Pool = DEFAULT_POOL,
         *,
         generation: str | None = None,
     ) -> None:
-        """`pool`: how many connections readers may have, in the words of `sa.create_engine`.
+        """`pool`: how many connections readers may have.
         `generation`: for views that are made beside the live ones, which nobody else uses."""
         self.name = server.name
         self.address = f"{server.uri}#{generation}" if generation else server.uri
         self._server = server
         self._log_id = log_id
-        self._pool = dict(pool or {})
+        self._pool = pool
         self._own = generation
-        self._beside = server.engine(None, {"poolclass": sa.NullPool})
+        self._beside = server.engine(None, replace(pool, kind="NullPool"))
         self.fingerprint = fingerprint(log_id, _made_by(self._beside.dialect.name))
         self._lock = threading.Lock()
         self._watch_lock = threading.Lock()
@@ -110,11 +111,8 @@ class ServerViews:
                     generation,
                     # The projector, the sealer and the exporter of one process; one at a time
                     # writes.
-                    self._server.engine(generation, {"pool_size": 3, "pool_use_lifo": True}),
-                    self._server.engine(
-                        generation,
-                        self._pool,
-                    ),
+                    self._server.engine(generation, replace(self._pool, size=3, max_overflow=10)),
+                    self._server.engine(generation, self._pool),
                 )
             return self._opened
 
@@ -131,6 +129,7 @@ class ServerViews:
     @contextlib.contextmanager
     def _beside_all(self) -> Iterator[sa.Connection]:
         """A connection to what is beside the generations, each statement for itself."""
+        self._require_pulse()
         with self._told(), self._beside.connect() as connection:
             yield connection
 
@@ -151,8 +150,15 @@ class ServerViews:
                 f"The views' database can't be used: {str(cause).strip()}"
             ) from error
 
+    def _require_pulse(self) -> None:
+        """Raises at once while the server is known to be away: nobody waits to find out again."""
+        why = self._server.pulse.away()
+        if why is not None:
+            raise TemporarilyUnavailable(f"The views' database is away: {why}")
+
     def _begun(self, role: Role) -> sa.Connection:
         """A connection to the live generation, in a transaction."""
+        self._require_pulse()
         tried = False
         for _ in range(TRIES):
             opened = self._current()
@@ -213,7 +219,7 @@ class ServerViews:
             with self._told(connection):
                 yield connection
         finally:
-            connection.close()
+            self._give_back(connection)
 
     @contextlib.contextmanager
     def write(self, *, beside_others: bool = False) -> Iterator[sa.Connection]:  # noqa: ARG002
@@ -224,10 +230,19 @@ class ServerViews:
                 yield connection
                 connection.commit()
         finally:
-            connection.close()
+            self._give_back(connection)
+
+    def _give_back(self, connection: sa.Connection) -> None:
+        """Ends the use of a connection; for good where its generation was replaced meanwhile, for
+        nobody would close what comes back to its pool."""
+        opened = self._opened
+        if opened is None or connection.engine not in (opened.reader, opened.writer):
+            connection.invalidate()
+        connection.close()
 
     def checkpoints(self) -> Checkpoints:
         """See Views. One statement on a connection of its own: it is asked at every request."""
+        self._require_pulse()
         for _ in range(TRIES):
             opened = self._current()
             rows = self._watched(opened)

@@ -40,6 +40,11 @@ def native(dialect: str, statement: str) -> str:
     return statement.replace("%", "%%").replace("?", "%s")
 
 
+def among(dialect: str) -> str:
+    """What stands behind a column that is one of a list, which is one parameter; on a server."""
+    return "IN %s" if dialect == MYSQL else "= ANY(%s)"
+
+
 def fetch_rows(connection: sa.Connection, statement: str, values: Sequence[Any] = ()) -> list[Row]:
     """All rows that a statement finds, by a plain cursor."""
     if not connection.in_transaction():

@@ -120,6 +120,6 @@ def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
 
 def _open_views(settings: Settings, log: Log, pool: Pool) -> Views:
     try:
-        return open_views(settings.views_place, log.identity.log_id, pool.arguments())
+        return open_views(settings.views_place, log.identity.log_id, pool)
     except (DriverMissing, ValueError) as error:
         raise SettingError(str(error)) from error
