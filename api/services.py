@@ -150,6 +150,8 @@ class Writer:
         """The refusal, asked for until the views answer: they may just be replaced."""
         while True:
             try:
+                if self._views.is_on_server:
+                    return await asyncio.to_thread(self._verdict, position, subject)
                 return self._verdict(position, subject)
             except (sa.exc.DatabaseError, TemporarilyUnavailable):
                 logger.warning("a verdict can't be read yet", position=position)
@@ -375,9 +377,12 @@ class Services:
     """What the workers of the same server count; None where they run elsewhere."""
 
     def lake_behind_s(self) -> float | None:
-        """How old the lake's exports are at most; None while there are none."""
-        with self.views_file.read() as connection:
-            lag_ms = export_lag_ms(connection, time.time_ns() // 1_000_000)
+        """How old the lake's exports are at most; None while there are none or nobody can tell."""
+        try:
+            with self.views_file.read() as connection:
+                lag_ms = export_lag_ms(connection, time.time_ns() // 1_000_000)
+        except TemporarilyUnavailable:
+            return None
         return None if lag_ms is None else lag_ms / 1000
 
     def _set_aside(self) -> dict[str, Any]:

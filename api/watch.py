@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -43,6 +44,9 @@ class Watch:
         self._order = itertools.count()
         self._waiters: dict[Partition, list[tuple[int, int, Reached]]] = {}
         self._looks_again: asyncio.TimerHandle | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self._looking = False
+        self._look_after = False
         self.checkpoints: Mapping[Partition, Checkpoint] = Checkpoints()
         self.waits = 0
         self.waited = Histogram(SECONDS)
@@ -62,11 +66,41 @@ class Watch:
         self._loop.add_reader(wake_fd, woken)
 
     def look(self) -> None:
-        """Reads the checkpoints and wakes whose position is reached."""
+        """Reads the checkpoints and wakes whose position is reached: at once where they are in a
+        file; a server may take its time, or be away, and is asked in another thread."""
+        if not self._views.is_on_server:
+            self._take(self._read())
+        elif self._looking:
+            self._look_after = True
+        else:
+            self._looking = True
+            self._loop.run_in_executor(self._thread, self._read_aside)
+
+    def _read(self) -> Checkpoints | None:
         try:
-            self.checkpoints = self._views.checkpoints()
+            return self._views.checkpoints()
         except TemporarilyUnavailable:
+            return None
+
+    def _read_aside(self) -> None:
+        found: Checkpoints | None = None
+        try:
+            found = self._read()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
+                self._loop.call_soon_threadsafe(self._looked, found)
+
+    def _looked(self, found: Checkpoints | None) -> None:
+        self._looking = False
+        self._take(found)
+        if self._look_after:
+            self._look_after = False
+            self.look()
+
+    def _take(self, found: Checkpoints | None) -> None:
+        if found is None:
             return
+        self.checkpoints = found
         for partition, waiters in self._waiters.items():
             checkpoint = self.checkpoints[partition]
             while waiters and (

@@ -87,9 +87,9 @@ class Settings:
         return self.pool_class
 
     @property
-    def views_path(self) -> Path:
-        """The file of the SQLite views."""
-        return sqlite_path(self.views_uri, self.home / "views.db", "--views-uri")
+    def views_place(self) -> str:
+        """The views' URI. Raises SettingError where views can't be kept in such a place."""
+        return known_views_uri(self.views_uri or f"sqlite:///{self.home / 'views.db'}")
 
     @property
     def lake_path(self) -> Path:
@@ -182,13 +182,16 @@ def known_log_uri(uri: str) -> str:
     )
 
 
-def sqlite_path(uri: str | None, default: Path, flag: str) -> Path:
-    """The path that a `sqlite:///…` URI names. Raises SettingError for any other scheme."""
-    if uri is None:
-        return default
-    if not uri.startswith("sqlite:///"):
-        raise SettingError(f"{flag} takes sqlite:///PATH in this version, not {uri!r}")
-    return Path(uri.removeprefix("sqlite:///"))
+def known_views_uri(uri: str) -> str:
+    """The URI. Raises SettingError where views can't be kept in such a place."""
+    scheme, separator, _ = uri.partition("://")
+    if uri.startswith("sqlite:///") or (separator and scheme in DATABASE_SCHEMES):
+        return uri
+    shown = f"{scheme}://…" if separator else repr(uri)
+    raise SettingError(
+        "--views-uri is sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
+        f"mysql+pymysql://USER@HOST/DATABASE, not {shown}"
+    )
 
 
 def folder_path(uri: str | None, default: Path, flag: str) -> Path:
@@ -245,8 +248,10 @@ SETTINGS: tuple[Setting, ...] = (
         "views_uri",
         "--views-uri",
         ("RUNFOLD_VIEWS_URI",),
-        "The views' database: sqlite:///PATH. Default: views.db in the home folder.",
+        "The views' database: sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
+        "mysql+pymysql://USER@HOST/DATABASE. Default: views.db in the home folder.",
         storage=True,
+        secret=True,
         metavar="URI",
     ),
     Setting(

@@ -16,9 +16,11 @@ from events.log import PURGED_TYPES
 from events.metrics import POINTS_LOGGED
 from projections.catalog import EVENT_TYPES, VIEWS
 from projections.direct_points import NotTaken, checked, put_aside
+from projections.read_ahead import read_ahead
 from projections.schema import checkpoints, purged, rejections
 from projections.scrubbing import scrubbed_data
 from projections.state import State
+from projections.statements import SQLITE
 from projections.view import Fold
 
 _FOLDS: dict[tuple[str, int], list[Fold]] = {}
@@ -120,6 +122,8 @@ def _fold_all(
 ) -> Checkpoint:
     position, lifecycle, rejected = before.position, before.lifecycle, before.rejected
     stopped: str | None = None
+    if state.dialect != SQLITE:
+        read_ahead(state, events)
     for event in events:
         if event.position <= position:
             raise ValueError(f"{partition} {event.position} comes after checkpoint {position}")

@@ -7,6 +7,7 @@ old one and takes away the marks that it was written for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,17 @@ import sqlalchemy as sa
 import uuid_utils
 
 from projections.lake import WRITING, DuckDB, files
-from projections.lake_changes import KINDS
+from projections.lake_changes import (
+    KINDS,
+    export_files,
+    export_parts,
+    export_state,
+    exported_runs,
+    retired_exports,
+    segment_ranges,
+)
 from projections.sql_rows import OF_EXPERIMENTS, OF_RUNS, READERS, Raw, quoted, write_table
+from projections.statements import fetch_rows, native, run, upserting
 
 STORE = ".exports"
 """The folder of the lake that the files are in; no reader looks into it but by the tables."""
@@ -136,13 +146,14 @@ def due_parts(connection: sa.Connection) -> list[Part]:
     parts: dict[str, Part] = {}
     homeless: dict[str, list[tuple[str, int]]] = {}
     nowhere = Part("", "")
-    for run_id, kinds, changes, is_there, home, part in connection.exec_driver_sql(
+    for run_id, kinds, changes, is_there, home, part in fetch_rows(
+        connection,
         "SELECT c.run_id, c.kinds, c.changes, r.experiment_id, f.experiment_id, e.part"
         " FROM changed_runs c LEFT JOIN runs r ON r.run_id = c.run_id"
         " LEFT JOIN exported_runs e ON e.run_id = c.run_id"
         " LEFT JOIN export_parts f ON f.part = e.part"
-        f" ORDER BY c.run_id LIMIT {MARKS_MAX}"
-    ).all():
+        f" ORDER BY c.run_id LIMIT {MARKS_MAX}",
+    ):
         if part is None:
             if is_there is None:
                 nowhere.marks.append((run_id, changes))
@@ -161,11 +172,12 @@ def due_parts(connection: sa.Connection) -> list[Part]:
                 known.new += due.new
                 known.marks += due.marks
             known.kinds = ALL_OF_RUN
-    for experiment_id, part, kinds in connection.exec_driver_sql(
+    for experiment_id, part, kinds in fetch_rows(
+        connection,
         "SELECT p.experiment_id, p.part, c.kinds FROM changed_experiments c"
-        " JOIN export_parts p ON p.experiment_id = c.experiment_id WHERE c.kinds & ?",
+        " JOIN export_parts p ON p.experiment_id = c.experiment_id WHERE (c.kinds & ?) <> 0",
         (KINDS["runs"] | KINDS["datasets"],),
-    ).all():
+    ):
         due = parts.setdefault(part, Part(experiment_id, part))
         due.kinds |= kinds & (KINDS["runs"] | KINDS["datasets"])
     return [*parts.values(), *([nowhere] if nowhere.marks else [])]
@@ -175,12 +187,13 @@ def _rooms(
     connection: sa.Connection, experiment_id: str, runs: Sequence[tuple[str, int]]
 ) -> list[Part]:
     """The last part of the experiment, up to its size, and new ones for these runs."""
-    found = connection.exec_driver_sql(
+    found = fetch_rows(
+        connection,
         "SELECT p.part, (SELECT count(*) FROM exported_runs e WHERE e.part = p.part)"
         " FROM export_parts p WHERE p.experiment_id = ? ORDER BY p.part DESC LIMIT 1",
         (experiment_id,),
-    ).first()
-    part, count = (found[0], found[1]) if found else ("", PART_RUNS)
+    )
+    part, count = found[0] if found else ("", PART_RUNS)
     parts: list[Part] = []
     for run_id, changes in runs:
         if count >= PART_RUNS:
@@ -195,10 +208,8 @@ def _rooms(
 
 def export_part(connection: sa.Connection, writer: Writer, due: Part) -> Step:
     """Writes those files of a part that changed."""
-    found = connection.exec_driver_sql(
-        "SELECT run_id FROM exported_runs WHERE part = ?", (due.part,)
-    ).scalars()
-    members = sorted({*found, *due.new} - set(due.gone))
+    found = fetch_rows(connection, "SELECT run_id FROM exported_runs WHERE part = ?", (due.part,))
+    members = sorted({*(row[0] for row in found), *due.new} - set(due.gone))
     step = Step(part=due)
     for name in OF_RUNS:
         if due.kinds & KINDS[name]:
@@ -209,8 +220,8 @@ def export_part(connection: sa.Connection, writer: Writer, due: Part) -> Step:
 
 def due_experiments(connection: sa.Connection) -> list[tuple[str, int, int]]:
     """The (experiment, kinds, changes) that are marked."""
-    found = connection.exec_driver_sql("SELECT * FROM changed_experiments").all()
-    return [(row[0], row[1], row[2]) for row in found]
+    statement = "SELECT experiment_id, kinds, changes FROM changed_experiments"
+    return [(row[0], row[1], row[2]) for row in fetch_rows(connection, statement)]
 
 
 def export_experiment(
@@ -229,12 +240,13 @@ def export_experiment(
 
 def event_files(connection: sa.Connection, experiment_id: str) -> list[tuple[str, str]]:
     """The (part, path) of an experiment's files of events, oldest first."""
-    found = connection.exec_driver_sql(
+    found = fetch_rows(
+        connection,
         "SELECT part, path FROM export_files WHERE experiment_id = ? AND name = 'events'"
         " ORDER BY part",
         (experiment_id,),
     )
-    return [(part, path) for part, path in found.all()]
+    return [(part, path) for part, path in found]
 
 
 def rewrite_events(connection: sa.Connection, writer: Writer, experiment_id: str) -> list[File]:
@@ -245,7 +257,7 @@ def rewrite_events(connection: sa.Connection, writer: Writer, experiment_id: str
     listed = f"read_parquet([{', '.join(map(quoted, files(writer.lake, [p for _, p in given])))}]"
     listed += ", hive_partitioning = false)"
     subjects = writer.cursor.execute(f"SELECT DISTINCT subject FROM {listed}").fetchall()
-    known = {row[0] for row in connection.exec_driver_sql("SELECT subject FROM purged").all()}
+    known = {row[0] for row in fetch_rows(connection, "SELECT subject FROM purged")}
     gone = sorted({subject for (subject,) in subjects} & known)
     left = f"FROM {listed} WHERE NOT list_contains(?::VARCHAR[], subject)"
     found = writer.cursor.execute(f"SELECT count(*) {left}", [gone]).fetchall()
@@ -270,19 +282,14 @@ def commit(connection: sa.Connection, step: Step, now_ms: int) -> None:
     for file in step.files:
         key = (file.experiment_id, file.name, file.part)
         where = "WHERE experiment_id = ? AND name = ? AND part = ?"
-        connection.exec_driver_sql(
-            "INSERT OR REPLACE INTO retired_exports"
-            f" SELECT path, {now_ms:d} FROM export_files {where}",
-            key,
-        )
-        connection.exec_driver_sql(f"DELETE FROM export_files {where}", key)
+        replaced = fetch_rows(connection, f"SELECT path FROM export_files {where}", key)
+        _put(connection, retired_exports, [(path, now_ms) for (path,) in replaced])
+        run(connection, f"DELETE FROM export_files {where}", key)
         if file.path is not None:
-            connection.exec_driver_sql(
-                "INSERT INTO export_files VALUES (?, ?, ?, ?, ?)",
-                (*key, file.path, file.size_bytes),
-            )
+            _put(connection, export_files, [(*key, file.path, file.size_bytes)])
     if step.experiment is not None:
-        connection.exec_driver_sql(
+        run(
+            connection,
             "DELETE FROM changed_experiments WHERE experiment_id = ? AND changes = ?",
             step.experiment,
         )
@@ -292,14 +299,8 @@ def commit(connection: sa.Connection, step: Step, now_ms: int) -> None:
 
 def _commit_part(connection: sa.Connection, part: Part) -> None:
     if part.new:
-        connection.exec_driver_sql(
-            "INSERT OR IGNORE INTO export_parts VALUES (?, ?)", (part.part, part.experiment_id)
-        )
-    _many(
-        connection,
-        "INSERT OR REPLACE INTO exported_runs VALUES (?, ?)",
-        ((run_id, part.part) for run_id in part.new),
-    )
+        _put(connection, export_parts, [(part.part, part.experiment_id)])
+    _put(connection, exported_runs, [(run_id, part.part) for run_id in part.new])
     _many(connection, "DELETE FROM exported_runs WHERE run_id = ?", ((r,) for r in part.gone))
     _many(connection, "DELETE FROM changed_runs WHERE run_id = ? AND changes = ?", part.marks)
 
@@ -307,18 +308,24 @@ def _commit_part(connection: sa.Connection, part: Part) -> None:
 def _many(connection: sa.Connection, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
     given = list(rows)
     if given:
-        connection.exec_driver_sql(statement, given)
+        connection.exec_driver_sql(native(connection.dialect.name, statement), given)
+
+
+def _put(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[object, ...]]) -> None:
+    """Writes rows with all columns of a table, in the place of those with the same key."""
+    with contextlib.closing(connection.connection.cursor()) as cursor:
+        upserting(connection.dialect.name, table).write(cursor, rows)
 
 
 def get_state(connection: sa.Connection, name: str) -> int:
     """A number of the exporter's state; 0 where it has none."""
-    found = connection.exec_driver_sql("SELECT value FROM export_state WHERE name = ?", (name,))
-    return int(found.scalar() or 0)
+    found = fetch_rows(connection, "SELECT value FROM export_state WHERE name = ?", (name,))
+    return int(found[0][0]) if found else 0
 
 
 def put_state(connection: sa.Connection, name: str, value: int) -> None:
     """Sets a number of the exporter's state."""
-    connection.exec_driver_sql("INSERT OR REPLACE INTO export_state VALUES (?, ?)", (name, value))
+    _put(connection, export_state, [(name, value)])
 
 
 def known_exports(connection: sa.Connection) -> set[str]:
@@ -342,11 +349,7 @@ def add_ranges(
     connection: sa.Connection, segment_id: str, rows: Sequence[Sequence[object]]
 ) -> None:
     """Keeps where the points of a segment's runs lie."""
-    _many(
-        connection,
-        "INSERT OR REPLACE INTO segment_ranges VALUES (?, ?, ?, ?, ?, ?)",
-        ((segment_id, *row) for row in rows),
-    )
+    _put(connection, segment_ranges, [(segment_id, *row) for row in rows])
 
 
 def forget_ranges(connection: sa.Connection) -> None:
@@ -364,22 +367,22 @@ def merge_ranges(
     `without`: the runs that were left out. Where one of the others is not known, it is not either.
     """
     marks = ", ".join("?" * len(merged))
-    known = connection.exec_driver_sql(
+    known = fetch_rows(
+        connection,
         f"SELECT count(DISTINCT segment_id) FROM segment_ranges WHERE segment_id IN ({marks})",
         tuple(merged),
-    ).scalar()
-    if known == len(merged):
-        found = connection.exec_driver_sql(
+    )
+    if known[0][0] == len(merged):
+        found = fetch_rows(
+            connection,
             "SELECT run_id, min(step_min), max(step_max), min(time_min), max(time_max)"
             f" FROM segment_ranges WHERE segment_id IN ({marks}) GROUP BY run_id",
             tuple(merged),
         )
         left_out = set(without)
-        rows = [tuple(row) for row in found if row[0] not in left_out]
+        rows = [row for row in found if row[0] not in left_out]
         add_ranges(connection, segment_id, rows)
-    connection.exec_driver_sql(
-        f"DELETE FROM segment_ranges WHERE segment_id IN ({marks})", tuple(merged)
-    )
+    run(connection, f"DELETE FROM segment_ranges WHERE segment_id IN ({marks})", tuple(merged))
 
 
 def read_ranges(cursor: DuckDB, lake: Path, path: str) -> list[tuple[object, ...]]:

@@ -8,12 +8,16 @@ become Python's. Its functions are named differently elsewhere: this is the one 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement
+
+from projections.statements import POSTGRESQL
+from projections.stored_texts import unescaped
 
 IDS_MAX = 512
 """Ids in one IN list: few enough for every backend."""
@@ -54,18 +58,47 @@ def _text(query: sa.Select[Any], owner: sa.Column[str], length: int, dialect: sa
 
 
 def json_list(
-    owner: sa.Column[str], owned_by: sa.Column[str], fields: Mapping[str, ColumnElement[Any]]
+    dialect: str,
+    owner: sa.Column[str],
+    owned_by: sa.Column[str],
+    fields: Mapping[str, ColumnElement[Any]],
 ) -> sa.ScalarSelect[str]:
     """A column that holds, for each row with an `owner`, what it owns in another table: a JSON list
     of objects with these fields, `[]` where there is nothing, in order of that table's primary key,
     which begins with `owned_by`.
 
-    Doubles have 17 digits, which is the value exactly; they must be finite. SQLite puts the
-    elements in the order in which it reads them, and it reads by the primary key, for no other
-    index begins with the owner; to have them sorted again would take a quarter more time.
+    Doubles have 17 digits, or as many as they need, which is the value exactly; they must be
+    finite. SQLite puts the elements in the order in which it reads them, and it reads by the
+    primary key, for no other index begins with the owner; to have them sorted again would take a
+    quarter more time. MySQL has no such order, so there the rows are read.
     """
     parts: list[ColumnElement[Any]] = []
     for name, expression in fields.items():
         parts += [sa.literal_column(f"'{name}'"), expression]
-    listed = sa.func.json_group_array(sa.func.json_object(*parts))
+    listed: ColumnElement[Any]
+    if dialect == POSTGRESQL:
+        keys = owned_by.table.primary_key
+        one = sa.func.json_build_object(*parts)
+        listed = sa.func.json_agg(one).aggregate_order_by(*keys)
+        # As text: the driver would make objects of it.
+        listed = sa.func.coalesce(sa.cast(listed, sa.Text), sa.literal_column("'[]'"))
+    else:
+        listed = sa.func.json_group_array(sa.func.json_object(*parts))
     return sa.select(listed).where(owned_by == owner).correlate(owner.table).scalar_subquery()
+
+
+def sent_json(dialect: str, text: str) -> str:
+    """The JSON that PostgreSQL made, whose texts are as they are stored there."""
+    if dialect != POSTGRESQL or "\\u0001" not in text:
+        return text
+    return json.dumps(_unescaped(json.loads(text)))
+
+
+def _unescaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return unescaped(value)
+    if isinstance(value, list):
+        return [_unescaped(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _unescaped(one) for key, one in value.items()}
+    return value

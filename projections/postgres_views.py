@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import errors
+from psycopg.abc import RV, PQGen
 from psycopg.types.string import (
     StrBinaryDumper,
     StrDumper,
@@ -17,9 +19,12 @@ from psycopg.types.string import (
     TextLoader,
 )
 
-from projections.database import CHECKPOINT_COLUMNS, FINGERPRINT
+from events.sql_servers import Pool, echo
+from projections.database import CHECKPOINT_COLUMNS, FINGERPRINT, Views
+from projections.server_pulse import GREETING_S, SILENCE_S, Pulse
+from projections.server_views import ServerViews
+from projections.stored_texts import escaped, unescaped
 
-CONNECT_S = 3
 SCHEMA = "runfold_views"
 """Beside the generations: the pointer. A generation's schema is named after it."""
 _POINTER = f"{SCHEMA}.live"
@@ -37,23 +42,31 @@ _BEGIN_WRITE = (
     f"SELECT value FROM view_meta WHERE name = '{FINGERPRINT}' FOR UPDATE;"
     f"SELECT {_LIVE}, {_MADE_WITH}"
 )
+# The views are made from the log: what a crash of the server undoes is folded again.
+_UNHURRIED = "SET synchronous_commit TO off;"
 _SESSION = (
-    # The views are made from the log: what a crash of the server undoes is folded again.
-    "SET synchronous_commit TO off;"
     # Compiling a statement takes longer than any of these takes to run.
     "SET jit TO off;"
     # A lock's connection whose machine is gone must not hold the others up.
     "SET tcp_keepalives_idle TO 3; SET tcp_keepalives_interval TO 2; SET tcp_keepalives_count TO 2"
 )
 
+_PEER_IS_GONE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""A server that has gone without a word is noticed within about ten seconds."""
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
 _GONE = (errors.UndefinedTable, errors.InvalidSchemaName)
 
 
 class Postgres:
-    """A database of PostgreSQL's; see `projections.server_views.Server`."""
+    """A database of PostgreSQL's; see `projections.database_server.Server`."""
 
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
+    begin_copy: str | None = "BEGIN ISOLATION LEVEL REPEATABLE READ"
     checkpoints = (
         f"SELECT {_LIVE}, {_MADE_WITH}, {CHECKPOINT_COLUMNS}"
         " FROM (SELECT 1) AS always LEFT JOIN checkpoints ON true"
@@ -61,19 +74,33 @@ class Postgres:
 
     def __init__(self, uri: str) -> None:
         """`uri`: as SQLAlchemy takes it, with `postgresql` for its scheme."""
+        self.uri = uri
         self._url = sa.make_url(uri).set(drivername="postgresql+psycopg")
         self.name = self._url.set(drivername="postgresql").render_as_string(hide_password=True)
+        self.pulse = Pulse(self._greet)
+        self._connection = _connection_class(self.pulse)
 
-    def engine(self, generation: str | None, pool: Mapping[str, Any]) -> sa.Engine:
+    def engine(self, generation: str | None, pool: Pool) -> sa.Engine:
         """See Server."""
         engine = sa.create_engine(
             self._url,
             paramstyle="format",
-            connect_args={"autocommit": True, "connect_timeout": CONNECT_S},
-            **pool,
+            connect_args={"autocommit": True, "connect_timeout": GREETING_S, **_PEER_IS_GONE},
+            **pool.arguments(),
         )
+        sa.event.listen(engine, "do_connect", self._connect)
         sa.event.listen(engine, "connect", _configuring(generation))
+        if pool.echo:
+            echo(engine)
         return engine
+
+    def _connect(self, _dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:
+        with self.pulse.greeting():
+            return self._connection.connect(*args, **kwargs)
+
+    def _greet(self) -> None:
+        args, kwargs = self._url.get_dialect()().create_connect_args(self._url)
+        psycopg.connect(*args, **{**kwargs, "connect_timeout": GREETING_S}).close()
 
     def begin_read(self, cursor: Any) -> tuple[str | None, str | None]:
         """See Server."""
@@ -106,6 +133,9 @@ class Postgres:
 
     def point_to(self, connection: sa.Connection, generation: str) -> None:
         """See Server."""
+        # It waits for the disk, and with it for all that was written before: nobody would make
+        # again views that a crash takes away while the projector runs.
+        connection.exec_driver_sql("SET LOCAL synchronous_commit TO on")
         connection.exec_driver_sql(
             f"INSERT INTO {_POINTER} VALUES (true, %s)"
             " ON CONFLICT (one) DO UPDATE SET generation = excluded.generation",
@@ -161,6 +191,46 @@ class Postgres:
         )
 
 
+def open_views(uri: str, log_id: str, pool: Pool, generation: str | None) -> Views:
+    """The views of this log in a database; see ServerViews."""
+    return ServerViews(Postgres(uri), log_id, pool, generation=generation)
+
+
+def _connection_class(pulse: Pulse) -> type[psycopg.Connection[Any]]:
+    """Connections that wait no longer than their server lives."""
+
+    class Connection(psycopg.Connection[Any]):
+        def wait(
+            self, gen: PQGen[RV], interval: float = SILENCE_S, timeout: float | None = None
+        ) -> RV:
+            return super().wait(self._patient(gen), min(interval, SILENCE_S), timeout)
+
+        def _patient(self, gen: PQGen[RV]) -> PQGen[RV]:
+            """The same steps; psycopg says at each, and after each interval, what is ready."""
+            heard = time.monotonic()
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if ready:
+                        heard = time.monotonic()
+                    elif time.monotonic() >= heard + SILENCE_S:
+                        self._require_pulse()
+                        heard = time.monotonic()
+                    wanted = gen.send(ready)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+        def _require_pulse(self) -> None:
+            why = pulse.lost()
+            if why is not None:
+                # Its server is in the midst of a statement: the connection is of no use any more.
+                self.pgconn.finish()
+                raise psycopg.OperationalError(f"no answer: {why}")
+
+    return Connection
+
+
 def _schema(generation: str) -> str:
     return f"{SCHEMA}_{generation}"
 
@@ -176,7 +246,7 @@ def _last_row(cursor: Any, batch: str) -> tuple[str | None, str | None]:
 
 def _configuring(generation: str | None) -> Callable[[Any, Any], None]:
     """What is done to each new connection."""
-    path = "" if generation is None else f"SET search_path TO {_schema(generation)};"
+    path = "" if generation is None else f"SET search_path TO {_schema(generation)};{_UNHURRIED}"
 
     def configure(connection: Any, _record: Any) -> None:
         connection.execute(path + _SESSION)
@@ -188,24 +258,6 @@ def _configuring(generation: str | None) -> Callable[[Any, Any], None]:
                 adapters.register_loader(name, loader)
 
     return configure
-
-
-# PostgreSQL's texts can't hold the character 0. It is stored as 1 and 1, and 1 as 1 and 2: texts
-# so written are in the same order as the texts themselves.
-
-
-def escaped(text: str) -> str:
-    """A text as it is stored."""
-    if "\x00" in text or "\x01" in text:
-        return text.replace("\x01", "\x01\x02").replace("\x00", "\x01\x01")
-    return text
-
-
-def unescaped(text: str) -> str:
-    """A text from how it is stored."""
-    if "\x01" in text:
-        return text.replace("\x01\x01", "\x00").replace("\x01\x02", "\x01")
-    return text
 
 
 class EscapingDumper(StrDumper):

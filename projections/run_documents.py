@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -22,7 +24,7 @@ from projections.filter_language import RUNS, OrderBy, parse_filter, parse_order
 from projections.lifecycle import unknown_run
 from projections.logged_models import model_outputs, outputs_of
 from projections.metrics import latest_metrics
-from projections.owned import json_list, owned_rows
+from projections.owned import json_list, owned_rows, sent_json
 from projections.page_tokens import Position
 from projections.runs import params, runs, tags
 from projections.search import (
@@ -34,6 +36,7 @@ from projections.search import (
     search,
 )
 from projections.state import Row
+from projections.statements import MYSQL
 
 _run_datasets = run_inputs.join(datasets, run_inputs.c.dataset_id == datasets.c.dataset_id)
 
@@ -113,9 +116,11 @@ _LATEST: dict[str, ColumnElement[Any]] = {
 """A latest value as MLflow answers it: JSON has no NaN, and no infinity but the greatest double."""
 
 
-def _texts(table: sa.Table) -> sa.ScalarSelect[str]:
-    fields = {"key": table.c.key, "value": table.c.value}
-    return json_list(runs.c.run_id, table.c.run_id, fields)
+_OWNED: dict[sa.Table, dict[str, ColumnElement[Any]]] = {
+    latest_metrics: _LATEST,
+    **{table: {"key": table.c.key, "value": table.c.value} for table in (params, tags)},
+}
+"""The tables whose rows are lists in an answer, and the fields there."""
 
 
 _HAS_MORE = sa.or_(
@@ -125,35 +130,80 @@ _HAS_MORE = sa.or_(
     )
 )
 _INFO_NAMES = [column.name for column in runs.columns]
-DOCUMENTS = sa.select(
-    *runs.columns,
-    json_list(runs.c.run_id, latest_metrics.c.run_id, _LATEST).label("metrics"),
-    _texts(params).label("params"),
-    _texts(tags).label("tags"),
-    _HAS_MORE.label("has_more"),
-)
+
+
+@cache
+def documents_query(dialect: str) -> sa.Select[Any]:
+    """What finds whole runs: their rows, their lists as JSON, and whether there is more to read."""
+    lists: list[ColumnElement[str]] = [
+        # MySQL puts no list in order: `_read_lists` does.
+        sa.literal_column(f"'{NO_ELEMENTS}'")
+        if dialect == MYSQL
+        else json_list(dialect, runs.c.run_id, table.c.run_id, fields)
+        for table, fields in _OWNED.items()
+    ]
+    named = [one.label(f"list_{number}") for number, one in enumerate(lists)]
+    return sa.select(*runs.columns, *named, _HAS_MORE.label("has_more"))
+
+
+_LISTED = {
+    table: sa.select(
+        table.c.run_id,
+        # Of a text and a number in one column MySQL makes texts.
+        *(table.c[name] for name in fields),
+        table.c.is_nan if table is latest_metrics else sa.false(),
+    ).order_by(*table.primary_key)
+    for table, fields in _OWNED.items()
+}
+
+
+def _read_lists(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The lists of runs as JSON, where the database does not make them."""
+    found: dict[str, list[str]] = {run_id: [] for run_id in run_ids}
+    for table, fields in _OWNED.items():
+        of_run: dict[str, list[dict[str, Any]]] = {run_id: [] for run_id in run_ids}
+        listed = owned_rows(connection, _LISTED[table], table.c.run_id, run_ids)
+        for run_id, *values, is_nan in listed:
+            row = dict(zip(fields, values, strict=True))
+            if is_nan:
+                row["value"] = "NaN"
+            elif table is latest_metrics:
+                row["value"] = max(-sys.float_info.max, min(row["value"], sys.float_info.max))
+            of_run[run_id].append(row)
+        for run_id, rows in of_run.items():
+            found[run_id].append(msgspec.json.encode(rows).decode())
+    return found
 
 
 def documents(connection: sa.Connection, run_ids: Sequence[str]) -> list[RunDocument]:
     """The whole runs with these ids that are there, in the order of the ids."""
-    found = {row[0]: row for row in owned_rows(connection, DOCUMENTS, runs.c.run_id, run_ids)}
+    dialect = connection.dialect.name
+    query = documents_query(dialect)
+    found = {row[0]: row for row in owned_rows(connection, query, runs.c.run_id, run_ids)}
+    lists = _read_lists(connection, list(found)) if dialect == MYSQL else {}
     # Few runs have inputs and outputs.
     more = [run_id for run_id, row in found.items() if row[-1]]
     inputs = inputs_of(connection, more) if more else {}
     outputs = outputs_of(connection, more) if more else {}
     infos = len(_INFO_NAMES)
-    return [
-        RunDocument(
-            dict(zip(_INFO_NAMES, row, strict=False)),
-            row[infos],
-            row[infos + 1],
-            row[infos + 2],
-            inputs.get(run_id, NO_INPUTS),
-            outputs.get(run_id, []),
+    whole: list[RunDocument] = []
+    for run_id in run_ids:
+        row = found.get(run_id)
+        if row is None:
+            continue
+        listed = lists.get(run_id) or [sent_json(dialect, one) for one in row[infos : infos + 3]]
+        metrics, params_of_run, tags_of_run = listed
+        whole.append(
+            RunDocument(
+                dict(zip(_INFO_NAMES, row, strict=False)),
+                metrics,
+                params_of_run,
+                tags_of_run,
+                inputs.get(run_id, NO_INPUTS),
+                outputs.get(run_id, []),
+            )
         )
-        for run_id in run_ids
-        if (row := found.get(run_id)) is not None
-    ]
+    return whole
 
 
 def get_document(connection: sa.Connection, run_id: str) -> RunDocument:

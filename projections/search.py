@@ -36,6 +36,7 @@ from projections.search_conditions import (
 )
 from projections.search_plan import Choices, Plan, SortKey, choices
 from projections.searchable import Among, Dataset, MetricValues, Searchable, Values
+from projections.statements import MYSQL, POSTGRESQL
 
 __all__ = [
     "VIEW_TYPES",
@@ -58,8 +59,8 @@ VIEW_TYPES: Mapping[str, tuple[str, ...]] = {
 }
 
 PARAMETERS_MAX = 1_000
-"""A list of more values goes to SQLite as one parameter: a statement takes a limited number of
-them (250,000), and a client may name as many experiments as its request can hold."""
+"""A list of more values is one parameter: a statement takes a limited number of them (SQLite
+250,000, PostgreSQL 65,535), and a client may name as many experiments as its request can hold."""
 
 FORMS_MAX = 128
 """Searches differ in their values more than in their form. One with two clauses takes 56 kB."""
@@ -138,22 +139,33 @@ class _ScopeForm:
     parameters: tuple[str, ...]
     is_listed: bool
 
-    def condition(self) -> ColumnElement[bool]:
+    def condition(self, dialect: str) -> ColumnElement[bool]:
         """The condition, with parameters for the values."""
         bound = [sa.bindparam(name, type_=sa.Text()) for name in self.parameters]
         if self.is_listed:
-            listed = sa.func.json_each(bound[0]).table_valued("value")
-            return self.column.in_(sa.select(listed.c.value))
+            return self.column.in_(_elements(dialect, self.parameters[0]))
         if not bound:
             return sa.false()
         # Only with one value can an index give what is asked for in the order of its next column.
         return self.column == bound[0] if len(bound) == 1 else self.column.in_(bound)
 
 
+def _elements(dialect: str, parameter: str) -> sa.Select[tuple[str]]:
+    """The texts of a list that is one parameter."""
+    if dialect == POSTGRESQL:
+        array = sa.bindparam(parameter, type_=sa.ARRAY(sa.Text()))
+        return sa.select(sa.func.unnest(array))
+    listed = sa.bindparam(parameter, type_=sa.Text())
+    return sa.select(sa.func.json_each(listed).table_valued("value").c.value)
+
+
 def _scope_form(dialect: str, among: Among, number: int) -> tuple[_ScopeForm, dict[str, Any]]:
     distinct = sorted(set(among.values))
-    is_listed = len(distinct) > PARAMETERS_MAX and dialect == "sqlite"
-    values = [json.dumps(distinct)] if is_listed else padded(distinct)
+    # MySQL's driver puts the values into the statement, which takes any number of them.
+    is_listed = len(distinct) > PARAMETERS_MAX and dialect != MYSQL
+    values: list[Any] = padded(distinct)
+    if is_listed:
+        values = [distinct if dialect == POSTGRESQL else json.dumps(distinct)]
     named = {f"scope_{number}_{place}": value for place, value in enumerate(values)}
     return _ScopeForm(among.column, tuple(named), is_listed), named
 
@@ -207,7 +219,7 @@ class _Statements:
 
     def __init__(self, asked: _Asked) -> None:
         self._asked = asked
-        self._scope = [form.condition() for form in asked.scope]
+        self._scope = [form.condition(asked.dialect.name) for form in asked.scope]
         self._pages: dict[tuple[ClauseForm | None, bool, tuple[bool, ...] | None], Prepared] = {}
         self.choices: Choices = choices(
             asked.dialect, asked.searchable, asked.clauses, asked.order_by, self._scope

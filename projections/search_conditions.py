@@ -7,8 +7,9 @@ has a value.
 from __future__ import annotations
 
 import operator
+import string
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from sqlalchemy.sql.operators import custom_op
 from events.errors import InvalidParameterValue
 from projections.filter_language import Clause, Kind
 from projections.searchable import Dataset, MetricValues, Searchable, Values
+from projections.statements import MYSQL, POSTGRESQL
+from projections.stored_texts import indexed_start
 
 DOUBLE_MAX = sys.float_info.max
 """What MLflow stores for Infinity, and therefore what a filter that says so must find."""
@@ -131,14 +134,23 @@ def condition(
     if clause.comparator == "IS NULL":
         return ~_exists(values.source, conditions)
     if clause.comparator != "IS NOT NULL":
-        by_key = values.key is not None
-        value = unindexed(dialect, values.value) if by_key else values.value
-        conditions.append(compare(dialect, value, clause))
+        conditions += _text_matches(dialect, values, clause)
         if clause.kind == "attribute":
             # The column has the tag's value and is at hand: few tags are then looked for.
             column = searchable.attributes[clause.key]
             return sa.and_(compare(dialect, column, clause), _exists(values.source, conditions))
     return _exists(values.source, conditions)
+
+
+def _text_matches(
+    dialect: str, values: Values, clause: ClauseForm
+) -> Iterator[ColumnElement[bool]]:
+    """The conditions that a text is what a clause asks for."""
+    value = values.value if values.key is None else unindexed(dialect, values.value)
+    yield compare(dialect, value, clause)
+    if dialect == POSTGRESQL and values.by_value and clause.comparator == "=":
+        # So that the index can lead to the rows, which has but the start of a text.
+        yield indexed_start(values.value) == indexed_start(clause.bound()[0])
 
 
 def unindexed(dialect: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -218,11 +230,24 @@ def compare(dialect: str, column: ColumnElement[Any], clause: ClauseForm) -> Col
         among = column.in_(parameters)
         return among if clause.comparator == "IN" else ~among
     if clause.comparator == "ILIKE":
-        return column.ilike(parameters[0])
+        matches: ColumnElement[bool] = column.ilike(parameters[0])
+        if dialect == MYSQL:
+            # It knows the capitals of every alphabet; what it finds by them is looked at again.
+            matches = sa.and_(matches, _ascii_lower(column).like(_ascii_lower(parameters[0])))
+        return matches
     if dialect != "sqlite":
         return column.like(parameters[0])
     # SQLite's LIKE does not tell capitals apart, unless a PRAGMA says so; GLOB does.
     return column.op("GLOB", is_comparison=True, return_type=sa.Boolean())(parameters[0])
+
+
+def _ascii_lower(text: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A text with small letters for the capitals of ASCII, as SQLite and PostgreSQL compare."""
+    for letter in string.ascii_uppercase:
+        capital: ColumnElement[str] = sa.literal_column(f"'{letter}'")
+        small: ColumnElement[str] = sa.literal_column(f"'{letter.lower()}'")
+        text = sa.func.replace(text, capital, small, type_=sa.Text())
+    return text
 
 
 def _pattern(dialect: str, comparator: str, pattern: str) -> str:

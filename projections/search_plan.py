@@ -28,6 +28,7 @@ from projections.search_conditions import (
     values_of,
 )
 from projections.searchable import Searchable
+from projections.statements import SQLITE
 
 COUNTED_MAX = 2_000
 """So many rows are read within a few milliseconds, so that more need not be counted."""
@@ -127,11 +128,15 @@ def choices(
     scope: Sequence[ColumnElement[bool]],
 ) -> Choices:
     """The plans for searches of this form."""
+    in_scope = prepare(_counting(searchable.table, scope), dialect)
+    if dialect.name != SQLITE:
+        # These databases keep statistics, and choose by them.
+        return Choices(in_scope, [], None, None)
     drivers = _drivers(dialect.name, searchable, clauses)[:CLAUSES_COUNTED_MAX]
     walk = _walk(dialect.name, searchable, clauses, order_by)
     probe = None if walk is None else _first_walked(dialect.name, searchable, walk, clauses, scope)
     return Choices(
-        prepare(_counting(searchable.table, scope), dialect),
+        in_scope,
         [(d, prepare(_counting(d.table, d.conditions), dialect)) for d in drivers],
         walk,
         None if probe is None else prepare(probe, dialect),

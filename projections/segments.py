@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ these rows; the points that `projections.history` reads from them may not."""
 
 GENERATION = "lake_generation"
 _IDS_MAX = 500
+DURABLE_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ def with_many_segments(connection: sa.Connection, count_min: int) -> list[str]:
     statement = (
         sa.select(segments.c.experiment_id)
         .group_by(segments.c.experiment_id)
-        .having(sa.func.count() >= count_min)
+        .having(sa.func.count() >= sa.literal(count_min, sa.BigInteger))
     )
     return list(connection.execute(statement).scalars())
 
@@ -363,7 +365,7 @@ def pending_blocks(connection: sa.Connection) -> dict[str, Pending]:
         pending = found.setdefault(experiment_id, Pending([], 0, 0))
         pending.run_ids.append(run_id)
         pending.blocks += count
-        pending.points += points
+        pending.points += int(points)
     return found
 
 
@@ -414,6 +416,8 @@ def make_durable(connection: sa.Connection) -> None:
     The views need no fsync per commit, being made from the log. But once a file is deleted they
     must not fall back, after a loss of power, to a manifest that names it.
     """
+    if connection.dialect.name == "postgresql":
+        _wait_until_durable(connection)
     if connection.dialect.name != "sqlite":
         return
     # The file itself: the path it was opened by may be a link.
@@ -425,6 +429,16 @@ def make_durable(connection: sa.Connection) -> None:
                 os.fsync(opened)
             finally:
                 os.close(opened)
+
+
+def _wait_until_durable(connection: sa.Connection) -> None:
+    """The views' sessions commit without a wait for the disk, which the server sees to within a
+    second. MySQL has no such sessions: what it does at a commit is the server's setting."""
+    written = connection.exec_driver_sql("SELECT pg_current_wal_insert_lsn()").scalar()
+    while not connection.exec_driver_sql(
+        "SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn", (written,)
+    ).scalar():
+        time.sleep(DURABLE_POLL_S)
 
 
 VIEW = EntityView(

@@ -15,23 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from projections.schema import FOR_SEARCH, metadata
+from projections.stored_texts import HASHED, INDEXED_CHARACTERS, UNBOUNDED, indexed_start, key_of
 
-INDEXED_CHARACTERS = 100
-"""Of a long text so much is in an index: neither server's index holds 6,000 characters."""
+LAYOUT = 2
+"""Counted up when this file makes something else of the same tables: views are then made again."""
 
 _LONG = {"value"}
 """Texts that are indexed but for their end."""
-_UNBOUNDED = {
-    "model_inputs": "model_id",
-    "model_outputs": "model_id",
-    "logged_model_metrics": "model_id",
-}
-"""Tables whose key holds a text of any length: what a client named a model, known or not."""
-_HASHED = {
-    **{table: (column,) for table, column in _UNBOUNDED.items()},
-    "logged_model_metrics": ("model_id", "key", "dataset_name", "dataset_digest"),
-}
-"""The columns that a key has as a digest, because together they are too long for an index."""
 _LENGTHS = {
     "experiments.name": 500,
     "datasets.name": 500,
@@ -51,25 +41,13 @@ _LENGTH = 256
 """The characters of all other texts in an index of MySQL's, which takes 3,072 bytes in all."""
 
 
-def indexed_start(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
-    """What PostgreSQL's index holds of a long text."""
-    return sa.func.left(column, sa.literal_column(str(INDEXED_CHARACTERS)), type_=sa.Text())
-
-
-def key_of(table: sa.Table, dialect: str) -> str:
-    """What tells two rows of a table apart, as an upsert names it."""
-    hashed = _HASHED.get(table.name, ()) if dialect == "postgresql" else ()
-    columns = [column.name for column in table.primary_key.columns]
-    return ", ".join(f'md5("{name}")' if name in hashed else f'"{name}"' for name in columns)
-
-
 def statements(dialect: sa.Dialect, *, for_search: bool | None) -> Iterator[str]:
     """What makes the tables, with the indexes for searches (True), without (False), or (None) what
     makes those indexes alone."""
     for table in _tables(dialect):
         if for_search is not None:
             yield str(sa.schema.CreateTable(table).compile(dialect=dialect))
-            if dialect.name == "postgresql" and table.name in _HASHED:
+            if dialect.name == "postgresql" and table.name in HASHED:
                 yield from _hashed_key(table.name)
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             wanted = index.info == FOR_SEARCH if for_search is None else for_search
@@ -96,7 +74,7 @@ def _table(table: sa.Table, made: sa.MetaData, dialect: sa.Dialect) -> sa.Table:
     is_mysql = dialect.name == "mysql"
     indexed = {column.name for index in table.indexes for column in index.columns}
     indexed.update(column.name for column in table.primary_key.columns)
-    hashed = table.name in _HASHED
+    hashed = table.name in HASHED
     columns: list[Any] = []
     for column in table.columns:
         columns.append(
@@ -173,7 +151,7 @@ def _mysql_type(
     if not isinstance(column.type, sa.Text):
         return column.type
     table = column.table.name
-    if column.name in _LONG or column.name == _UNBOUNDED.get(table) or not is_indexed:
+    if column.name in _LONG or column.name == UNBOUNDED.get(table) or not is_indexed:
         return mysql.LONGTEXT(collation=collation(dialect))
     length = _LENGTHS.get(f"{table}.{column.name}", _LENGTHS.get(column.name, _LENGTH))
     if table == "logged_model_metrics":

@@ -12,13 +12,14 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from events.errors import TemporarilyUnavailable
+from events.sql_servers import DEFAULT_POOL, Pool
 from projections.database import (
     FINGERPRINT,
     MADE_AGAIN,
@@ -29,9 +30,10 @@ from projections.database import (
     checkpoints_from,
     fingerprint,
 )
+from projections.database_server import Server
 from projections.folding import Checkpoints
 from projections.schema import metadata, view_meta
-from projections.server_tables import statements
+from projections.server_tables import LAYOUT, statements
 
 Role = Literal["reader", "writer"]
 TRIES = 5
@@ -43,69 +45,12 @@ LOCK_POLL_S = 0.25
 HEARTBEAT_S = 2.0
 
 
-class Server(Protocol):
-    """What PostgreSQL and MySQL do differently. `connection` is one beside the generations, whose
-    every statement is a transaction, unless said otherwise."""
-
-    name: str
-    """Which server and database it is, without a password."""
-    errors: tuple[type[Exception], ...]
-    """What the driver raises."""
-    checkpoints: str
-    """Finds the live generation, what that of the connection was made with, and its checkpoints:
-    nulls where there are none of these."""
-
-    def engine(self, generation: str | None, pool: Mapping[str, Any]) -> sa.Engine:
-        """Connections to a generation's tables, or to what is beside the generations. They commit
-        each statement until one of the two methods below begins a transaction."""
-
-    def begin_read(self, cursor: Any) -> tuple[str | None, str | None]:
-        """Begins a transaction that reads one snapshot, and tells which generation is live and
-        what that of the connection was made with. While it lasts the generation is not removed."""
-
-    def begin_write(self, cursor: Any) -> tuple[str | None, str | None]:
-        """Begins a transaction that writes, and tells the same. It waits for those that write to
-        the same generation, and sees what they committed."""
-
-    def is_away(self, error: BaseException) -> bool:
-        """Whether an error means that the server can't be reached, or asks to try again."""
-
-    def is_gone(self, error: BaseException) -> bool:
-        """Whether an error means that a table is not there."""
-
-    def prepare(self, connection: sa.Connection) -> None:
-        """Makes what is beside the generations, where it is not there yet."""
-
-    def live(self, connection: sa.Connection) -> str | None:
-        """The generation that the pointer names."""
-
-    def point_to(self, connection: sa.Connection, generation: str) -> None:
-        """Makes a generation the live one, in the connection's transaction."""
-
-    def generations(self, connection: sa.Connection) -> list[str]:
-        """All that there are, the live one too."""
-
-    def create(self, connection: sa.Connection, generation: str) -> None:
-        """Makes room for a generation's tables."""
-
-    def remove(self, connection: sa.Connection, generation: str) -> bool:
-        """Removes a generation; False while somebody reads it."""
-
-    def prefix(self, generation: str) -> str:
-        """What stands before the name of a generation's table in any of its connections."""
-
-    def lock(self, connection: sa.Connection, name: str) -> bool:
-        """Takes a lock that the connection holds until it ends; False where another has it."""
-
-    def analyze(self, table: str) -> str:
-        """The statement that counts a table's rows and values, for the server's planner."""
-
-    def continue_ids(self, connection: sa.Connection, source: str, target: str) -> None:
-        """Has a generation that was copied go on with the other's ids of blocks."""
-
-
 class _MadeByOthers(TemporarilyUnavailable):
     """The views are of another log, or of other code."""
+
+
+class _Busy(TemporarilyUnavailable):
+    """The pool has no connection."""
 
 
 @dataclass(slots=True)
@@ -128,23 +73,25 @@ class _Opened:
 class ServerViews:
     """The views on a server; see `projections.database.Views`."""
 
+    is_on_server = True
+
     def __init__(
         self,
         server: Server,
         log_id: str,
-        pool: Mapping[str, Any] | None = None,
+        pool: Pool = DEFAULT_POOL,
         *,
         generation: str | None = None,
     ) -> None:
-        """`pool`: how many connections readers may have, in the words of `sa.create_engine`.
+        """`pool`: how many connections readers may have.
         `generation`: for views that are made beside the live ones, which nobody else uses."""
         self.name = server.name
-        self.address = f"{server.name}#{generation}" if generation else server.name
+        self.address = f"{server.uri}#{generation}" if generation else server.uri
         self._server = server
         self._log_id = log_id
-        self._pool = dict(pool or {})
+        self._pool = pool
         self._own = generation
-        self._beside = server.engine(None, {"poolclass": sa.NullPool})
+        self._beside = server.engine(None, replace(pool, kind="NullPool"))
         self.fingerprint = fingerprint(log_id, _made_by(self._beside.dialect.name))
         self._lock = threading.Lock()
         self._watch_lock = threading.Lock()
@@ -164,7 +111,7 @@ class ServerViews:
                     generation,
                     # The projector, the sealer and the exporter of one process; one at a time
                     # writes.
-                    self._server.engine(generation, {"pool_size": 3}),
+                    self._server.engine(generation, replace(self._pool, size=3, max_overflow=10)),
                     self._server.engine(generation, self._pool),
                 )
             return self._opened
@@ -182,6 +129,7 @@ class ServerViews:
     @contextlib.contextmanager
     def _beside_all(self) -> Iterator[sa.Connection]:
         """A connection to what is beside the generations, each statement for itself."""
+        self._require_pulse()
         with self._told(), self._beside.connect() as connection:
             yield connection
 
@@ -202,14 +150,21 @@ class ServerViews:
                 f"The views' database can't be used: {str(cause).strip()}"
             ) from error
 
+    def _require_pulse(self) -> None:
+        """Raises at once while the server is known to be away: nobody waits to find out again."""
+        why = self._server.pulse.away()
+        if why is not None:
+            raise TemporarilyUnavailable(f"The views' database is away: {why}")
+
     def _begun(self, role: Role) -> sa.Connection:
         """A connection to the live generation, in a transaction."""
+        self._require_pulse()
         tried = False
         for _ in range(TRIES):
             opened = self._current()
             try:
                 connection = self._begun_in(opened, role)
-            except _MadeByOthers:
+            except (_MadeByOthers, _Busy):
                 raise
             except TemporarilyUnavailable:
                 # The generation is gone, or the server was restarted and has closed what the pool
@@ -228,7 +183,10 @@ class ServerViews:
         """The same in a generation; None where it is not the live one any more."""
         begin = self._server.begin_write if role == "writer" else self._server.begin_read
         with self._told():
-            connection = (opened.writer if role == "writer" else opened.reader).connect()
+            try:
+                connection = (opened.writer if role == "writer" else opened.reader).connect()
+            except sa.exc.TimeoutError as error:
+                raise _Busy("All connections to the views' database are in use.") from error
         try:
             with self._told(connection):
                 connection.begin()
@@ -261,7 +219,7 @@ class ServerViews:
             with self._told(connection):
                 yield connection
         finally:
-            connection.close()
+            self._give_back(connection)
 
     @contextlib.contextmanager
     def write(self, *, beside_others: bool = False) -> Iterator[sa.Connection]:  # noqa: ARG002
@@ -272,10 +230,19 @@ class ServerViews:
                 yield connection
                 connection.commit()
         finally:
-            connection.close()
+            self._give_back(connection)
+
+    def _give_back(self, connection: sa.Connection) -> None:
+        """Ends the use of a connection; for good where its generation was replaced meanwhile, for
+        nobody would close what comes back to its pool."""
+        opened = self._opened
+        if opened is None or connection.engine not in (opened.reader, opened.writer):
+            connection.invalidate()
+        connection.close()
 
     def checkpoints(self) -> Checkpoints:
         """See Views. One statement on a connection of its own: it is asked at every request."""
+        self._require_pulse()
         for _ in range(TRIES):
             opened = self._current()
             rows = self._watched(opened)
@@ -292,7 +259,7 @@ class ServerViews:
         with self._watch_lock, self._told():
             is_new = opened.watch is None
             if is_new:
-                opened.watch = opened.reader.raw_connection()
+                opened.watch = opened.writer.raw_connection()
             try:
                 with contextlib.closing(opened.watch.cursor()) as cursor:
                     cursor.execute(self._server.checkpoints)
@@ -378,18 +345,33 @@ class ServerViews:
         """See Views. A table that is written anew has none of the old one's deleted rows."""
         with self.making() as made:
             target = made._current().generation
-            with self.write() as connection:
-                source = self._current().generation
+            with self._copying(made) as (connection, source):
                 for table in metadata.sorted_tables:
                     to = f"{self._server.prefix(target)}{table.name}"
                     names = ", ".join(f'"{column.name}"' for column in table.columns)
                     connection.exec_driver_sql(f"DELETE FROM {to}")
                     connection.exec_driver_sql(
-                        f"INSERT INTO {to} ({names}) SELECT {names} FROM {table.name}"
+                        f"INSERT INTO {to} ({names})"
+                        f" SELECT {names} FROM {self._server.prefix(source)}{table.name}"
                     )
                 self._server.continue_ids(connection, source, target)
             made.add_search_indexes()
             yield made
+
+    @contextlib.contextmanager
+    def _copying(self, made: ServerViews) -> Iterator[tuple[sa.Connection, str]]:
+        """A connection whose statements see one state of the live generation, and which that is."""
+        if self._server.begin_copy is None:
+            # Nobody else writes meanwhile.
+            with self.write() as connection:
+                yield connection, self._current().generation
+            return
+        with self.read(), self._told(), made._current().writer.connect() as connection:
+            source = self._current().generation
+            connection.begin()
+            connection.exec_driver_sql(self._server.begin_copy)
+            yield connection, source
+            connection.commit()
 
     def put_in_place(self, made: Views, within: sa.Connection | None = None) -> None:
         """See Views."""
@@ -469,8 +451,7 @@ def _making(generation: str) -> str:
 
 def _made_by(dialect: str) -> Iterator[str]:
     """What says how the tables are made on a server."""
-    yield dialect
-    yield from map(str, metadata.sorted_tables)
+    yield f"{dialect} {LAYOUT}"
 
 
 def _generation_of(views: Views) -> str:

@@ -11,6 +11,7 @@ from events.event import GAP, JOURNAL, Event
 from events.log import Log
 from projections.folding import read_checkpoint
 from projections.sql_rows import fetch_by_ids
+from projections.statements import fetch_rows
 
 READ_EVENTS = 5_000
 NAMES = (
@@ -38,11 +39,12 @@ def read_events(connection: sa.Connection, log: Log, after: int, limit: int) -> 
     for statement in _SUBJECTS:
         experiment_of.update(dict(fetch_by_ids(connection, statement, subjects)))
     gone = fetch_by_ids(connection, "SELECT subject FROM purged WHERE subject IN ({ids})", subjects)
-    refusals = connection.exec_driver_sql(
+    refusals = fetch_rows(
+        connection,
         "SELECT position, error_code, message FROM rejections WHERE position > ? AND position <= ?",
         (after, events[-1].position),
     )
-    refused = {row[0]: (row[1], row[2]) for row in refusals.all()}
+    refused = {row[0]: (row[1], row[2]) for row in refusals}
     purged = {subject for (subject,) in gone}
     found: Rows = {}
     for event in events:

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 
 from projections.query_points import Plan, write_part
-from projections.sql_rows import IDS_MAX, Rows, fetch_by_ids, fetch_rows
+from projections.sql_rows import IDS_MAX, Rows, fetch_by_ids
+from projections.statements import fetch_rows, native
 
 BLOCKS_PER_PART = 256
 """So many blocks are in memory at a time."""
@@ -63,7 +64,8 @@ def _copy_blocks(connection: sa.Connection, run_ids: list[str], file: BinaryIO) 
         for start in range(0, len(run_ids), IDS_MAX):
             chunk = run_ids[start : start + IDS_MAX]
             marks = ", ".join("?" * len(chunk))
-            cursor.execute(f"SELECT run_id, data FROM blocks WHERE run_id IN ({marks})", chunk)
+            text = f"SELECT run_id, data FROM blocks WHERE run_id IN ({marks})"
+            cursor.execute(native(connection.dialect.name, text), chunk)
             while rows := _fetch(cursor):
                 write_part(file, rows)
 

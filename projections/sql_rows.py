@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from projections.lake import DuckDB
 from projections.sql_tables import BY_NAME, TEXTS, timestamp
+from projections.statements import native
 
 IDS_MAX = 512
 """Ids in one IN list."""
@@ -34,18 +35,10 @@ def fetch_by_ids(connection: sa.Connection, statement: str, ids: Sequence[str]) 
     with contextlib.closing(connection.connection.cursor()) as cursor:
         for start in range(0, len(ids), IDS_MAX):
             chunk = list(ids[start : start + IDS_MAX])
-            cursor.execute(statement.format(ids=", ".join("?" * len(chunk))), chunk)
+            text = statement.format(ids=", ".join("?" * len(chunk)))
+            cursor.execute(native(connection.dialect.name, text), chunk)
             found += cursor.fetchall()
     return found
-
-
-def fetch_rows(connection: sa.Connection, statement: str, values: Sequence[Any] = ()) -> Rows:
-    """All rows of a statement in the driver's language, which costs less than SQLAlchemy's."""
-    if not connection.in_transaction():
-        connection.begin()
-    with contextlib.closing(connection.connection.cursor()) as cursor:
-        cursor.execute(statement, values)
-        return list(cursor.fetchall())
 
 
 def _columns(names: Sequence[str], rows: Rows) -> dict[str, Sequence[Any]]:
@@ -69,14 +62,14 @@ _read_runs = _plain(
 )
 _read_latest = _plain(
     "run_id key value is_nan step timestamp",
-    "SELECT run_id, key, value, is_nan, step, timestamp FROM latest_metrics"
+    'SELECT run_id, "key", value, is_nan, step, timestamp FROM latest_metrics'
     " WHERE run_id IN ({ids})",
 )
 
 
 def _texts(table: str) -> Callable[[sa.Connection, Sequence[str]], Raw]:
     return _plain(
-        "run_id key value", f"SELECT run_id, key, value FROM {table} WHERE run_id IN ({{ids}})"
+        "run_id key value", f'SELECT run_id, "key", value FROM {table} WHERE run_id IN ({{ids}})'
     )
 
 
@@ -102,7 +95,7 @@ def _with_texts(raw: dict[str, Sequence[Any]], name: str, owners: Rows, texts: R
 def _read_datasets(connection: sa.Connection, ids: Sequence[str]) -> Raw:
     rows = fetch_by_ids(
         connection,
-        "SELECT i.run_id, i.dataset_id, d.name, d.digest, c.source_type, c.source, c.schema,"
+        'SELECT i.run_id, i.dataset_id, d.name, d.digest, c.source_type, c.source, c."schema",'
         " c.profile FROM run_inputs i JOIN datasets d ON d.dataset_id = i.dataset_id"
         " JOIN dataset_contents c ON c.content_id = d.content_id"
         " WHERE i.run_id IN ({ids}) ORDER BY i.run_id, i.position, i.place",
@@ -110,7 +103,7 @@ def _read_datasets(connection: sa.Connection, ids: Sequence[str]) -> Raw:
     )
     tags = fetch_by_ids(
         connection,
-        "SELECT run_id, dataset_id, key, value FROM input_tags WHERE run_id IN ({ids})",
+        'SELECT run_id, dataset_id, "key", value FROM input_tags WHERE run_id IN ({ids})',
         ids,
     )
     names = ("run_id", "dataset_id", "name", "digest", "source_type", "source", "schema", "profile")
@@ -138,7 +131,7 @@ def _read_experiments(connection: sa.Connection, ids: Sequence[str]) -> Raw:
     )
     tags = fetch_by_ids(
         connection,
-        "SELECT experiment_id, key, value FROM experiment_tags WHERE experiment_id IN ({ids})",
+        'SELECT experiment_id, "key", value FROM experiment_tags WHERE experiment_id IN ({ids})',
         ids,
     )
     raw = _columns(names, rows)
@@ -169,7 +162,7 @@ def _read_models(connection: sa.Connection, ids: Sequence[str]) -> Raw:
     for name in ("params", "tags"):
         texts = fetch_by_ids(
             connection,
-            f"SELECT t.model_id, t.key, t.value FROM logged_models m JOIN logged_model_{name} t"
+            f'SELECT t.model_id, t."key", t.value FROM logged_models m JOIN logged_model_{name} t'
             " ON t.model_id = m.model_id WHERE m.experiment_id IN ({ids})",
             ids,
         )

@@ -30,11 +30,11 @@ from projections.sql_rows import (
     OF_RUNS,
     READERS,
     Raw,
-    fetch_rows,
     quoted,
     write_table,
 )
 from projections.sql_tables import BY_NAME
+from projections.statements import fetch_rows
 
 __all__ = ["SegmentGone", "Snapshot", "take_snapshot"]
 
@@ -168,7 +168,8 @@ class _Taking:
             "SELECT c.run_id, r.experiment_id, p.experiment_id FROM changed_runs c"
             " LEFT JOIN runs r ON r.run_id = c.run_id"
             " LEFT JOIN exported_runs e ON e.run_id = c.run_id"
-            " LEFT JOIN export_parts p ON p.part = e.part WHERE c.kinds & ? OR p.part IS NULL",
+            " LEFT JOIN export_parts p ON p.part = e.part"
+            " WHERE (c.kinds & ?) <> 0 OR p.part IS NULL",
             (kind,),
         ):
             if experiment_id is not None and experiment_id in self._experiments:

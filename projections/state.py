@@ -16,11 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from projections.schema import metadata
-from projections.statements import Insertion, native, upserting
+from projections.statements import Insertion, among, native, upserting
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 _MISSING: Any = object()
+READ_AHEAD_MAX = 500
+"""Keys in one statement."""
 _FIRST = itemgetter(0)
 
 
@@ -38,6 +40,8 @@ class _Layout:
     any: str
     one: str
     group: str
+    groups: str
+    """For the rows or groups of a list, which is one parameter; a server's statement."""
     upsert: Insertion
     remove: str
 
@@ -61,6 +65,7 @@ def _layout(table: sa.Table, dialect: str) -> _Layout:
         any=f"SELECT 1 FROM {table.name} LIMIT 1",
         one=text(f"{selected} WHERE {by_key}"),
         group=text(f"{selected} WHERE {_quoted(keys[0])} = ?"),
+        groups=f"{selected} WHERE {_quoted(keys[0])} {among(dialect)}",
         upsert=upserting(dialect, table),
         remove=text(f"DELETE FROM {_quoted(table.name)} WHERE {by_key}"),
     )
@@ -148,6 +153,22 @@ class Rows:
             self._complete.add(prefix)
         rows = (self._rows[key] for key in members)
         return [row for row in rows if row is not None]
+
+    def read_ahead(self, prefixes: Sequence[Any]) -> None:
+        """Reads the rows whose keys begin with these at once; only of a server."""
+        layout = self._layout
+        for start in range(0, len(prefixes), READ_AHEAD_MAX):
+            chunk = prefixes[start : start + READ_AHEAD_MAX]
+            for found in self._state.fetch(layout.groups, (chunk,)):
+                row = dict(zip(layout.names, found, strict=True))
+                key = self._key_of(row)
+                if key not in self._rows:
+                    self._rows[key] = row
+                    self._groups.setdefault(key[0], set()).add(key)
+            for prefix in chunk:
+                self.begin_group(prefix)
+                if not layout.grouped:
+                    self._rows.setdefault((prefix,), None)
 
     def begin_group(self, prefix: Any) -> None:
         """Says that no row with this prefix is stored: spares the look for a new run's rows."""

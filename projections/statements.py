@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from projections.server_tables import key_of
+from projections.stored_texts import key_of
 
 SQLITE, POSTGRESQL, MYSQL = "sqlite", "postgresql", "mysql"
 ROWS_A_STATEMENT = 64
@@ -38,6 +38,11 @@ def native(dialect: str, statement: str) -> str:
     if dialect == SQLITE:
         return statement
     return statement.replace("%", "%%").replace("?", "%s")
+
+
+def among(dialect: str) -> str:
+    """What stands behind a column that is one of a list, which is one parameter; on a server."""
+    return "IN %s" if dialect == MYSQL else "= ANY(%s)"
 
 
 def fetch_rows(connection: sa.Connection, statement: str, values: Sequence[Any] = ()) -> list[Row]:

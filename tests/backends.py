@@ -78,3 +78,21 @@ class S3Place:
 def fresh_place(service: Service) -> S3Place:
     """An empty place in the server's bucket."""
     return S3Place(f"s3://{BUCKET}/{os.urandom(4).hex()}/below", service.uri)
+
+
+def drop_views(uri: str) -> int:
+    """Drops whatever a server has of views beside this database's log; returns how much it was."""
+    url = sa.make_url(uri)
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    is_postgresql = engine.dialect.name == "postgresql"
+    with engine.connect() as connection:
+        if not is_postgresql:
+            connection.exec_driver_sql("DROP TABLE runfold_views")
+        found = connection.exec_driver_sql("SELECT schema_name FROM information_schema.schemata")
+        start = "runfold_views" if is_postgresql else f"{url.database}_views_"
+        names = [name for name in found.scalars() if name.startswith(start)]
+        for name in names:
+            cascade = " CASCADE" if is_postgresql else ""
+            connection.exec_driver_sql(f"DROP SCHEMA {name}{cascade}")
+    engine.dispose()
+    return len(names)

@@ -36,13 +36,14 @@ from events.runs import (
 )
 from events.settings import Settings
 from events.sqlite_log import SqliteLog
+from projections.database import Views
 from projections.folding import read_checkpoint
 from projections.history import run_points
 from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
+from projections.opened_views import open_views
 from projections.schema import metadata
 from projections.segments import LAYOUT_TABLES
-from projections.sqlite_views import SqliteViews
 from workers.gc import Gc
 from workers.maintenance import fold_to_head
 from workers.sealer import Sealer
@@ -59,7 +60,7 @@ class Home:
 
     folder: Path
     log: Log
-    views: SqliteViews
+    views: Views
     gc: Gc
     said: list[str]
     time: int = 1_000
@@ -147,18 +148,18 @@ class Home:
         return found
 
 
-def open_home(folder: Path, log: Log | None = None) -> Home:
-    """The stores of a home folder; the log in it unless it is elsewhere."""
+def open_home(folder: Path, log: Log | None = None, views_uri: str | None = None) -> Home:
+    """The stores of a home folder; the log and the views in it unless they are elsewhere."""
     settings = Settings(home=folder)
     log = log or SqliteLog(folder / "log.db")
-    views = SqliteViews(settings.views_path, log.identity.log_id)
+    views = open_views(views_uri or settings.views_place, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     said: list[str] = []
     gc = Gc(log, views, artifacts, settings.lake_path, echo=said.append)
     return Home(folder, log, views, gc, said)
 
 
-def content(views: SqliteViews, lake: Path) -> dict[str, Any]:
+def content(views: Views, lake: Path) -> dict[str, Any]:
     """Every row that a rebuild must give again, and every point."""
     found: dict[str, Any] = {}
     with views.read() as connection:
@@ -180,7 +181,7 @@ def content(views: SqliteViews, lake: Path) -> dict[str, Any]:
     return found
 
 
-def content_by_number(log: Log, views: SqliteViews, lake: Path) -> dict[str, Any]:
+def content_by_number(log: Log, views: Views, lake: Path) -> dict[str, Any]:
     """The same with each position of the journal as the number of its event, and those of points
     left out: what views of a log and of a copy that has other positions both hold."""
     events = log.read(JOURNAL, 0, log.head(JOURNAL))

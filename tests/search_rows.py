@@ -142,7 +142,8 @@ def _put_input(connection: sa.Connection, run: Run, given: Input, place: int) ->
         "digest": given.digest,
         "content_id": content_id,
     }
-    connection.execute(sa.insert(datasets).prefix_with("OR IGNORE"), row)
+    if connection.execute(sa.select(datasets).filter_by(dataset_id=dataset_id)).first() is None:
+        connection.execute(sa.insert(datasets), row)
     key = {"run_id": run.run_id, "dataset_id": dataset_id}
     link = {**key, "content_id": content_id, "position": 1, "place": place}
     connection.execute(sa.insert(run_inputs), link)

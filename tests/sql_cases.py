@@ -21,12 +21,12 @@ from projections.logged_models import (
     model_texts,
 )
 from projections.metrics import latest_metrics
+from projections.opened_views import open_views
 from projections.query_points import declare_metrics
 from projections.runs import get_rows, params, tags, texts_of
 from projections.schema import metadata, purged, rejections
 from projections.sql_snapshot import Snapshot, take_snapshot
 from projections.sql_tables import TABLES
-from projections.sqlite_views import SqliteViews
 from workers.exporter import Exporter, ExporterSettings
 from workers.projector import Projector
 from workers.sealer import Sealer, SealerSettings
@@ -38,13 +38,16 @@ SMALL = SealerSettings(merge_segments=2, retired_s=0.0, seal_age_s=0.0, round_s=
 class SqlCase:
     """A log and its views; every question is asked of a snapshot of its own."""
 
-    def __init__(self, folder: Path, log: MemoryLog | None = None) -> None:
+    def __init__(
+        self, folder: Path, log: MemoryLog | None = None, views_uri: str | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.log = MemoryLog() if log is None else log
         self.lake = folder / "lake"
         self.lake.mkdir()
-        self.views = SqliteViews(folder / "views.db", self.log.identity.log_id)
+        uri = views_uri or f"sqlite:///{folder / 'views.db'}"
+        self.views = open_views(uri, self.log.identity.log_id)
         self.views.create()
         self.projector = Projector(self.log, self.views)
         self.sealer = Sealer(self.views, self.lake, SMALL)

@@ -19,7 +19,7 @@ import pytest
 from events.kafka_log import init_log
 from events.kafka_settings import KafkaAccess
 from infra.backends.service import Service
-from tests.backends import fresh_database
+from tests.backends import drop_views, fresh_database
 from tests.servers import Server, runfold
 
 
@@ -73,6 +73,18 @@ def _kafka(home: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
     yield Stack(home, uri, lambda: _delete_files(home), ("--log-uri", uri))
 
 
+@contextlib.contextmanager
+def _all_on_database(home: Path, service: Service) -> Iterator[Stack]:
+    """The log and the views in one database of their own on this server."""
+    with contextlib.contextmanager(fresh_database)(service) as uri:
+
+        def delete_views() -> None:
+            assert drop_views(uri)
+            shutil.rmtree(home / "lake", ignore_errors=True)
+
+        yield Stack(home, uri, delete_views, ("--log-uri", uri, "--views-uri", uri))
+
+
 def _delete_files(home: Path) -> None:
     views = sorted(home.glob("views.db*"))
     assert views
@@ -83,8 +95,10 @@ def _delete_files(home: Path) -> None:
 
 STACKS: dict[str, Maker] = {
     "sqlite": _sqlite,
-    "postgresql": lambda home, request: on_database(home, request.getfixturevalue("postgresql")),
-    "mariadb": lambda home, request: on_database(home, request.getfixturevalue("mariadb")),
+    "postgresql": lambda home, request: _all_on_database(
+        home, request.getfixturevalue("postgresql")
+    ),
+    "mariadb": lambda home, request: _all_on_database(home, request.getfixturevalue("mariadb")),
     "kafka": _kafka,
 }
 

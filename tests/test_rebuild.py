@@ -79,7 +79,7 @@ def test_all_views_are_as_the_log_gives_them(home: Home) -> None:
     assert home.content() == before
     assert home.said == ["Rebuilt all views."]
     names = {path.name for path in home.folder.iterdir()}
-    current = home.views.path.resolve().name
+    current = (home.folder / "views.db").resolve().name
     assert names <= {
         "artifacts",
         "lake",
@@ -170,9 +170,9 @@ def test_one_view_is_made_again_in_place(home: Home, view: str) -> None:
         for table in next(one for one in VIEWS if one.name == view).tables:
             connection.execute(sa.delete(table))
     assert home.content() != before
-    file = home.views.path.resolve()
+    file = (home.folder / "views.db").resolve()
     rebuild(home, view)
-    assert home.views.path.resolve() == file
+    assert (home.folder / "views.db").resolve() == file
     assert home.content() == before
 
 
@@ -211,7 +211,7 @@ def test_a_rebuild_beside_a_projector_loses_nothing(home: Home) -> None:
         return thread
 
     def project() -> None:
-        views = SqliteViews(home.views.path, home.log.identity.log_id)
+        views = SqliteViews(home.folder / "views.db", home.log.identity.log_id)
         with views.lock(PROJECTOR):
             Projector(home.log, views).run(stop, None)
         views.close()
@@ -224,7 +224,7 @@ def test_a_rebuild_beside_a_projector_loses_nothing(home: Home) -> None:
             home.log.append([new(batch, number)])
 
     def read() -> None:
-        views = SqliteViews(home.views.path, home.log.identity.log_id)
+        views = SqliteViews(home.folder / "views.db", home.log.identity.log_id)
         seen = 0
         while not stop.is_set():
             with views.read() as connection:

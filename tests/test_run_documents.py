@@ -14,7 +14,7 @@ from api.answers import json_answer
 from api.runs import run_json
 from events.errors import ResourceDoesNotExist
 from projections.logged_models import model_outputs
-from projections.run_documents import DOCUMENTS, documents, get_document
+from projections.run_documents import documents, documents_query, get_document
 from projections.runs import runs
 from tests.search_data import empty_database
 from tests.search_rows import Run, put_run
@@ -140,7 +140,11 @@ def test_the_lists_are_read_by_their_primary_keys() -> None:
     """What puts them in order: an index of another order must not be read in its place."""
     engine = empty_database()
     with engine.connect() as connection:
-        statement = DOCUMENTS.where(runs.c.run_id == "r").compile(dialect=connection.dialect)
+        statement = (
+            documents_query("sqlite")
+            .where(runs.c.run_id == "r")
+            .compile(dialect=connection.dialect)
+        )
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("r",)).all()
         told = [str(row[-1]) for row in plan]
         for table in ("latest_metrics", "params", "tags"):

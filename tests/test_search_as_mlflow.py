@@ -21,8 +21,10 @@ from projections.filter_language import (
 from projections.lifecycle import ACTIVE
 from projections.logged_models import logged_models
 from projections.model_documents import MODEL_SEARCH
+from projections.opened_views import open_views
 from projections.page_tokens import Position
 from projections.search import Among, Dataset, Page, in_view, search
+from tests.backends import fresh_database
 from tests.mlflow_rows import MlflowStore
 from tests.search_data import (
     DIRECTION,
@@ -57,15 +59,30 @@ from tests.search_rows import put_experiment, put_model, put_run
 Found = tuple[sa.Connection, MlflowStore]
 
 
+@pytest.fixture(scope="module", params=("sqlite", "postgresql", "mariadb"))
+def engine(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
+    """Each kind of database, with empty tables."""
+    if request.param == "sqlite":
+        made = empty_database()
+        yield made
+        made.dispose()
+        return
+    for uri in fresh_database(request.getfixturevalue(request.param)):
+        views = open_views(uri, "searches")
+        views.create()
+        with views.read() as connection:
+            yield connection.engine
+        views.close()
+
+
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
+def both(engine: sa.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     """The same experiments, runs and models in our tables and in mlflow's."""
     rng = random.Random(20)
     experiments = made_up_experiments(rng)
     runs = [made_up_run(rng, f"{rng.getrandbits(64):016x}") for _ in range(90)]
     run_ids = [run.run_id for run in runs]
     models = [made_up_model(rng, f"m-{number:x}", run_ids) for number in range(60)]
-    engine = empty_database()
     store = MlflowStore(tmp_path_factory.mktemp("mlflow"))
     store.put(experiments, runs, models)
     with engine.connect() as connection:
@@ -77,7 +94,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
             put_model(connection, model)
         yield connection, store
     store.close()
-    engine.dispose()
 
 
 @settings(max_examples=250, deadline=None)

@@ -23,11 +23,11 @@ import click
 
 from events.log import Log
 from projections.database import Views
+from projections.opened_views import made_views
 from workers.lifeline import ORPHANED
 from workers.logs import configure_logs
 from workers.maintenance import LOG_LEVEL, MaintenanceError
 from workers.sealer import Sealer, SealerSettings
-from workers.stores import made_views
 
 BATCHES, ALL = "batches", "all"
 """The orders: to seal what fills a segment, for more is on its way; and to seal everything."""

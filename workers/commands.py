@@ -22,7 +22,7 @@ def server_command(**options: Any) -> None:
     """
     settings = settings_from(options)
     try:
-        _ = (settings.log_place, settings.views_path, settings.lake_path)
+        _ = (settings.log_place, settings.views_place, settings.lake_path)
         check_place(settings.artifacts_place)
     except SettingError as error:
         raise click.UsageError(str(error)) from None

@@ -22,6 +22,7 @@ from events.errors import TemporarilyUnavailable
 from events.log import Log
 from events.worker_counts import EXPORT_ERRORS, EXPORT_SECONDS, WorkerCounts
 from projections.lake import DuckDB, generation_lock, open_duckdb, remove_file
+from projections.lake_changes import retired_exports
 from projections.lake_exports import (
     EVENT_FILES_MAX,
     STORE,
@@ -233,8 +234,8 @@ class Exporter:
         due_ms = time.time_ns() // 1_000_000 - round(self._settings.retired_s * 1000)
         with self._views.read() as connection:
             paths = list(
-                connection.exec_driver_sql(
-                    "SELECT path FROM retired_exports WHERE retired_ms <= ?", (due_ms,)
+                connection.execute(
+                    sa.select(retired_exports.c.path).where(retired_exports.c.retired_ms <= due_ms)
                 ).scalars()
             )
             if not paths:
@@ -244,7 +245,8 @@ class Exporter:
             remove_file(self._lake, path)
         with self._views.write() as connection:
             for path in paths:
-                connection.exec_driver_sql("DELETE FROM retired_exports WHERE path = ?", (path,))
+                gone = sa.delete(retired_exports).where(retired_exports.c.path == path)
+                connection.execute(gone)
 
     def _sweep(self) -> None:
         """Deletes the files that a crash, or views that are gone, have left."""

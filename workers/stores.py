@@ -15,13 +15,13 @@ from events.errors import TemporarilyUnavailable
 from events.kafka_settings import KafkaAccess
 from events.log import CopyTarget, Log, LogError
 from events.opened_blobs import open_blobs
-from events.settings import Settings, known_log_uri
+from events.settings import SettingError, Settings, known_log_uri
 from events.sql_log import SqlLog
-from events.sql_servers import DEFAULT_POOL, Pool
+from events.sql_servers import DEFAULT_POOL, DriverMissing, Pool
 from events.sqlite_log import SqliteLog
 from projections.database import Views
+from projections.opened_views import open_views
 from projections.same_log import require_same_log
-from projections.sqlite_views import SqliteViews
 from workers.log_copy import require_whole
 
 
@@ -105,8 +105,9 @@ def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
 
     Raises LogError, SettingError.
     """
-    log = open_log(settings.log_place, pool_of(settings), settings.kafka_access, make=make)
-    views: Views = SqliteViews(settings.views_path, log.identity.log_id)
+    pool = pool_of(settings)
+    log = open_log(settings.log_place, pool, settings.kafka_access, make=make)
+    views = _open_views(settings, log, pool)
     artifacts = opened_artifacts(settings)
     try:
         with contextlib.suppress(TemporarilyUnavailable):
@@ -117,6 +118,8 @@ def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
         log.close()
 
 
-def made_views(address: str, log_id: str) -> Views:
-    """Views that another process is making; see `Views.address`."""
-    return SqliteViews(Path(address), log_id, being_made=True)
+def _open_views(settings: Settings, log: Log, pool: Pool) -> Views:
+    try:
+        return open_views(settings.views_place, log.identity.log_id, pool)
+    except (DriverMissing, ValueError) as error:
+        raise SettingError(str(error)) from error
