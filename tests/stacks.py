@@ -60,29 +60,27 @@ def _sqlite(home: Path, _request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def on_database(home: Path, service: Service) -> Iterator[Stack]:
-    """The log in a database of its own on this server."""
+    """The log and the views in one database of their own on this server."""
     with contextlib.contextmanager(fresh_database)(service) as uri:
-        yield Stack(home, uri, lambda: _delete_files(home), ("--log-uri", uri))
+        flags = ("--log-uri", uri, "--views-uri", uri)
+        yield Stack(home, uri, lambda: _delete_on_server(home, uri), flags)
 
 
 @contextlib.contextmanager
 def _kafka(home: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """The log on Kafka, under a prefix of its own, with three partitions of points."""
+    """The log on Kafka, under a prefix of its own, with three partitions of points; the views in a
+    database of their own on PostgreSQL."""
     uri = str(request.getfixturevalue("kafka").uri) + f"/stack-{os.urandom(4).hex()}"
     init_log(uri, KafkaAccess(), partitions=3)
-    yield Stack(home, uri, lambda: _delete_files(home), ("--log-uri", uri))
+    database: Service = request.getfixturevalue("postgresql")
+    with contextlib.contextmanager(fresh_database)(database) as views_uri:
+        flags = ("--log-uri", uri, "--views-uri", views_uri)
+        yield Stack(home, uri, lambda: _delete_on_server(home, views_uri), flags)
 
 
-@contextlib.contextmanager
-def _all_on_database(home: Path, service: Service) -> Iterator[Stack]:
-    """The log and the views in one database of their own on this server."""
-    with contextlib.contextmanager(fresh_database)(service) as uri:
-
-        def delete_views() -> None:
-            assert drop_views(uri)
-            shutil.rmtree(home / "lake", ignore_errors=True)
-
-        yield Stack(home, uri, delete_views, ("--log-uri", uri, "--views-uri", uri))
+def _delete_on_server(home: Path, views_uri: str) -> None:
+    assert drop_views(views_uri)
+    shutil.rmtree(home / "lake", ignore_errors=True)
 
 
 def _delete_files(home: Path) -> None:
@@ -95,10 +93,8 @@ def _delete_files(home: Path) -> None:
 
 STACKS: dict[str, Maker] = {
     "sqlite": _sqlite,
-    "postgresql": lambda home, request: _all_on_database(
-        home, request.getfixturevalue("postgresql")
-    ),
-    "mariadb": lambda home, request: _all_on_database(home, request.getfixturevalue("mariadb")),
+    "postgresql": lambda home, request: on_database(home, request.getfixturevalue("postgresql")),
+    "mariadb": lambda home, request: on_database(home, request.getfixturevalue("mariadb")),
     "kafka": _kafka,
 }
 

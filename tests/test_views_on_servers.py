@@ -1,11 +1,9 @@
 """The views on PostgreSQL and MariaDB: their answers are those of SQLite, and they are replaced,
 locked and lost as the interface says."""
 
-import contextlib
 import json
 import math
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -37,7 +35,6 @@ from events.runs import (
     RunTag,
     RunTagDeleted,
 )
-from events.sql_log import SqlLog
 from events.sql_servers import Pool
 from infra.backends.service import Service
 from projections.database import PROJECTOR, AlreadyRunning, Views
@@ -49,7 +46,6 @@ from projections.run_documents import documents, search_documents
 from projections.schema import view_meta
 from projections.stored_texts import escaped, unescaped
 from tests.homes import open_home
-from tests.servers import BIN
 from tests.sql_cases import SqlCase, Tables, without_times
 from tests.test_replay import EVENTS
 from tests.test_sql_tables import Player, check, seen_by_others
@@ -79,12 +75,6 @@ ORDERS: tuple[list[str], ...] = (
     *([], ["params.p"], ["params.p DESC"], ["metrics.m"], ["attributes.end_time", "tags.t DESC"]),
     ["metrics.m2 DESC", "params.P"],
 )
-
-
-@pytest.fixture(params=("postgresql", "mariadb"))
-def server_uri(request: pytest.FixtureRequest) -> str:
-    """An empty database on each server in turn."""
-    return str(request.getfixturevalue(f"{request.param}_uri"))
 
 
 @pytest.fixture
@@ -382,47 +372,3 @@ def test_texts_are_in_the_same_order_as_stored(one: str, other: str) -> None:
     assert unescaped(escaped(one)) == one
     assert "\x00" not in escaped(one)
     assert (escaped(one) < escaped(other)) == (one < other)
-
-
-def test_a_projector_takes_over_from_one_that_was_killed(
-    postgresql_uri: str, tmp_path: Path
-) -> None:
-    """Two stand ready on one log; when the one that folds is killed the other goes on within ten
-    seconds, and every event is folded once."""
-    log = SqlLog(postgresql_uri)
-    views = open_views(postgresql_uri, log.identity.log_id)
-    flags = ["--log-uri", postgresql_uri, "--views-uri", postgresql_uri]
-    command = [str(BIN / "runfold"), "worker", "projector", *flags, "--home"]
-    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    first = subprocess.Popen([*command, str(tmp_path / "one")], **quiet)
-    processes = [first]
-    try:
-        log.append([EXPERIMENT_CREATED.new("1", ExperimentCreated("e", "a", 1), time=1)])
-        folded_within(views, 1, 60.0)
-        second = subprocess.Popen([*command, str(tmp_path / "two")], **quiet)
-        processes.append(second)
-        time.sleep(3.0)
-        assert second.poll() is None
-        first.kill()
-        first.wait()
-        started = time.monotonic()
-        log.append([RUN_CREATED.new("r", RunCreated("1", "n", "u", 1, "uri"), time=2)])
-        folded_within(views, 2, 60.0)
-        assert time.monotonic() - started < 10.0
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        views.close()
-        log.close()
-
-
-def folded_within(views: Views, position: int, limit_s: float) -> None:
-    """Waits until the journal is folded so far."""
-    deadline = time.monotonic() + limit_s
-    while True:
-        with contextlib.suppress(TemporarilyUnavailable):
-            if views.checkpoints()[JOURNAL].position >= position:
-                return
-        assert time.monotonic() < deadline, f"position {position} was not folded"
-        time.sleep(0.1)

@@ -138,6 +138,8 @@ class Writer:
                     continue
                 return None
             self._note(what, "answer", status=reply.status, code=reply.code)
+            if reply.status == 503:
+                time.sleep(PAUSE_S)
             return reply
         return None
 
