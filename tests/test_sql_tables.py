@@ -77,7 +77,7 @@ class Player:
                 case.sealer.round()
             return
         ids = self.ids[kind]
-        if what == "created":
+        if what.startswith("created"):
             ids.append(IDS[kind].format(len(ids) + 1))
             case.given(*_made(kind, what, number, ids[-1]))
         else:
