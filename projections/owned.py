@@ -74,7 +74,11 @@ def json_list(
     """
     parts: list[ColumnElement[Any]] = []
     for name, expression in fields.items():
-        parts += [sa.literal_column(f"'{name}'"), expression]
+        is_double = dialect == POSTGRESQL and isinstance(expression.type, sa.Double)
+        parts += [
+            sa.literal_column(f"'{name}'"),
+            _with_point(expression) if is_double else expression,
+        ]
     listed: ColumnElement[Any]
     if dialect == POSTGRESQL:
         keys = owned_by.table.primary_key
@@ -85,6 +89,16 @@ def json_list(
     else:
         listed = sa.func.json_group_array(sa.func.json_object(*parts))
     return sa.select(listed).where(owned_by == owner).correlate(owner.table).scalar_subquery()
+
+
+def _with_point(double: ColumnElement[Any]) -> ColumnElement[Any]:
+    """JSON of a double, with a point or an exponent: PostgreSQL writes whole ones without, below
+    10^15, and who reads them would have integers."""
+    is_whole = sa.and_(
+        double == sa.func.trunc(double), sa.func.abs(double) < sa.literal_column("1e15")
+    )
+    text = sa.cast(double, sa.Text).concat(sa.literal_column("'.0'"))
+    return sa.case((is_whole, sa.cast(text, sa.JSON)), else_=sa.func.to_json(double))
 
 
 def sent_json(dialect: str, text: str) -> str:

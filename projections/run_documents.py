@@ -104,11 +104,14 @@ class RunDocument(NamedTuple):
 _DOUBLE_MAX = sa.literal_column(repr(sys.float_info.max), sa.Double)
 _LATEST: dict[str, ColumnElement[Any]] = {
     "key": latest_metrics.c.key,
-    "value": sa.case(
-        (latest_metrics.c.is_nan, sa.literal_column("'NaN'")),
-        (latest_metrics.c.value > _DOUBLE_MAX, _DOUBLE_MAX),
-        (latest_metrics.c.value < -_DOUBLE_MAX, -_DOUBLE_MAX),
-        else_=latest_metrics.c.value,
+    "value": sa.type_coerce(
+        sa.case(
+            (latest_metrics.c.is_nan, sa.literal_column("'NaN'")),
+            (latest_metrics.c.value > _DOUBLE_MAX, _DOUBLE_MAX),
+            (latest_metrics.c.value < -_DOUBLE_MAX, -_DOUBLE_MAX),
+            else_=latest_metrics.c.value,
+        ),
+        sa.Double,
     ),
     "timestamp": latest_metrics.c.timestamp,
     "step": latest_metrics.c.step,
