@@ -17,11 +17,14 @@ from sqlalchemy.dialects import mysql
 from projections.schema import FOR_SEARCH, metadata
 from projections.stored_texts import HASHED, INDEXED_CHARACTERS, UNBOUNDED, indexed_start, key_of
 
-LAYOUT = 2
+LAYOUT = 3
 """Counted up when this file makes something else of the same tables: views are then made again."""
 
 _LONG = {"value"}
 """Texts that are indexed but for their end."""
+_IN_ROWS_ALONE = {"runs.name"}
+"""Texts of any length that an index of SQLite's has as well, so that no row is read for them: an index
+of a server's would have to hold them whole."""
 _LENGTHS = {
     "experiments.name": 500,
     "datasets.name": 500,
@@ -72,7 +75,12 @@ def _tables(dialect: sa.Dialect) -> list[sa.Table]:
 
 def _table(table: sa.Table, made: sa.MetaData, dialect: sa.Dialect) -> sa.Table:
     is_mysql = dialect.name == "mysql"
-    indexed = {column.name for index in table.indexes for column in index.columns}
+    indexed = {
+        column.name
+        for index in table.indexes
+        for column in index.columns
+        if str(column) not in _IN_ROWS_ALONE
+    }
     indexed.update(column.name for column in table.primary_key.columns)
     hashed = table.name in HASHED
     columns: list[Any] = []
@@ -122,6 +130,8 @@ def _copy_index(index: sa.Index, same: sa.Table, is_mysql: bool) -> None:
     for expression in index.expressions:
         if not isinstance(expression, sa.Column):
             expressions.append(sa.text(str(expression)))
+        elif str(expression) in _IN_ROWS_ALONE:
+            continue
         elif expression.name in _LONG and isinstance(expression.type, sa.Text) and not is_mysql:
             expressions.append(indexed_start(same.c[expression.name]))
         else:

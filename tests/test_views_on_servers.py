@@ -4,6 +4,7 @@ locked and lost as the interface says."""
 import json
 import math
 import random
+import string
 import sys
 import threading
 import time
@@ -88,14 +89,14 @@ def views(server_uri: str) -> Iterator[Views]:
 
 def a_log() -> MemoryLog:
     """Runs with texts and numbers that databases are known to take in their own ways."""
-    log = MemoryLog()
+    log, rng = MemoryLog(), random.Random(1)
     log.append(
         [EXPERIMENT_CREATED.new("1", ExperimentCreated("e", "a", 1, [Tag("a", "b")]), time=1)]
     )
     for number, value in enumerate(VALUES):
         run_id, text = f"r{number:02}", TEXTS[number]
-        name = RunTag("mlflow.runName", f"name{number}")
-        created = RunCreated("1", f"name{number}", "u", number, "uri", [name])
+        name = f"name{number}" + "".join(rng.choices(string.printable, k=number * 500))
+        created = RunCreated("1", name, "u", number, "uri", [RunTag("mlflow.runName", name)])
         params = [Param("p", text), Param("P", TEXTS[-number - 1])]
         points = [(Series("m"), 1, 1, value), (Series("m2"), 2**62, -(2**63), float(number))]
         log.append(
