@@ -23,8 +23,8 @@ LAYOUT = 3
 _LONG = {"value"}
 """Texts that are indexed but for their end."""
 _IN_ROWS_ALONE = {"runs.name"}
-"""Texts of any length that an index of SQLite's has as well, so that no row is read for them: an index
-of a server's would have to hold them whole."""
+"""Texts of any length that SQLite has in an index too, so that no row is read for them: one of a
+server's would have to hold them whole."""
 _LENGTHS = {
     "experiments.name": 500,
     "datasets.name": 500,
