@@ -48,6 +48,7 @@ from events.settings import Settings
 from events.wake import WAITED_FOR, wake
 from events.worker_counts import WorkerCounts
 from projections.database import Views
+from projections.lake import Lake
 
 API = "/api/"
 AJAX = "/ajax-api/"
@@ -64,6 +65,7 @@ class Wiring:
     log: Log
     views: Views
     artifacts: ArtifactRoots
+    lake: Lake
     wake_projector_fd: int | None = None
     """Gets a byte when the log has grown."""
     folded_fd: int | None = None
@@ -177,7 +179,10 @@ def create_app(wiring: Wiring) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-        async with running_services(wiring) as services, query_slots(settings) as slots:
+        async with (
+            running_services(wiring) as services,
+            query_slots(settings, wiring.lake) as slots,
+        ):
             app.state.services = services
             app.state.request_counts = counts
             app.state.query_slots = slots
@@ -220,6 +225,7 @@ async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
         reader,
         Gate(reader, watch),
         wiring.artifacts,
+        wiring.lake,
         wiring.worker_counts,
     )
     if wiring.folded_fd is not None:

@@ -160,7 +160,7 @@ async def _snapshot(
                 take_snapshot,
                 services.views_file,
                 services.log,
-                services.settings.lake_path,
+                services.lake,
                 experiment_ids,
                 child.folder,
                 tables,

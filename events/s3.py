@@ -30,7 +30,7 @@ from events.errors import (
     RunfoldError,
     TemporarilyUnavailable,
 )
-from events.settings import S3Access
+from events.s3_settings import S3Access
 
 KEY_BYTES_MAX: Final = 1024
 CONNECT_S_MAX: Final = 3

@@ -56,6 +56,11 @@ class Views(Protocol):
         """Where they are, for messages."""
 
     @property
+    def is_on_server(self) -> bool:
+        """Whether they are reached over a network: asking them may take long, and processes on
+        other machines use them too."""
+
+    @property
     def address(self) -> str:
         """What opens them in another process, which `workers.stores.made_views` does for ones that
         are being made. It may hold a password."""

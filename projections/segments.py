@@ -108,13 +108,21 @@ class Written:
 
 
 class ViewsDatabase(Protocol):
-    """What the sealer needs of a views database; `projections.database.Views` is one."""
+    """What the sealer needs of a views database; `projections.database.Views` is one, and says what
+    these do."""
+
+    @property
+    def is_on_server(self) -> bool:
+        """Whether sealers on several machines may use it."""
 
     def read(self) -> AbstractContextManager[sa.Connection]:
         """A connection in a read transaction."""
 
     def write(self) -> AbstractContextManager[sa.Connection]:
         """A connection in a write transaction, committed at the end."""
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Holds a lock on its server. Raises AlreadyRunning where another does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ class _Opened:
 class ServerViews:
     """The views on a server; see `projections.database.Views`."""
 
+    is_on_server = True
+
     def __init__(
         self,
         server: Server,

@@ -60,6 +60,8 @@ class _Opened:
 class SqliteViews:
     """One SQLite file of views; see `projections.database.Views`."""
 
+    is_on_server = False
+
     def __init__(self, path: Path, log_id: str, *, being_made: bool = False) -> None:
         """`being_made`: for views that nobody reads yet. A crash loses them, so that no commit
         needs to reach the disk before they are whole."""

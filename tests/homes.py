@@ -38,6 +38,7 @@ from events.settings import Settings
 from events.sqlite_log import SqliteLog
 from projections.folding import read_checkpoint
 from projections.history import run_points
+from projections.lake import Lake
 from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
 from projections.schema import metadata
@@ -154,11 +155,11 @@ def open_home(folder: Path, log: Log | None = None) -> Home:
     views = SqliteViews(settings.views_path, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     said: list[str] = []
-    gc = Gc(log, views, artifacts, settings.lake_path, echo=said.append)
+    gc = Gc(log, views, artifacts, Lake(settings.lake_path), echo=said.append)
     return Home(folder, log, views, gc, said)
 
 
-def content(views: SqliteViews, lake: Path) -> dict[str, Any]:
+def content(views: SqliteViews, lake: Lake) -> dict[str, Any]:
     """Every row that a rebuild must give again, and every point."""
     found: dict[str, Any] = {}
     with views.read() as connection:
@@ -180,7 +181,7 @@ def content(views: SqliteViews, lake: Path) -> dict[str, Any]:
     return found
 
 
-def content_by_number(log: Log, views: SqliteViews, lake: Path) -> dict[str, Any]:
+def content_by_number(log: Log, views: SqliteViews, lake: Lake) -> dict[str, Any]:
     """The same with each position of the journal as the number of its event, and those of points
     left out: what views of a log and of a copy that has other positions both hold."""
     events = log.read(JOURNAL, 0, log.head(JOURNAL))

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
@@ -21,10 +20,9 @@ import structlog
 from events.errors import TemporarilyUnavailable
 from events.log import Log
 from events.worker_counts import EXPORT_ERRORS, EXPORT_SECONDS, WorkerCounts
-from projections.lake import DuckDB, generation_lock, open_duckdb, remove_file
+from projections.lake import EXPORTS, DuckDB, Lake, open_duckdb
 from projections.lake_exports import (
     EVENT_FILES_MAX,
-    STORE,
     Step,
     Writer,
     add_ranges,
@@ -42,6 +40,8 @@ from projections.lake_exports import (
     read_ranges,
     rewrite_events,
 )
+from projections.lake_listed import Listed
+from projections.lake_locks import generation_lock, sweeps_older_s
 from projections.lake_published import Published, wanted_folders
 from projections.segments import ViewsDatabase, create_generation, generation_of, make_durable
 from projections.sql_events import event_columns, read_events
@@ -76,7 +76,7 @@ class Exporter:
         self,
         views: ViewsDatabase,
         log: Log,
-        lake: Path,
+        lake: Lake,
         settings: ExporterSettings | None = None,
         counts: WorkerCounts | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class Exporter:
         self._lake = lake
         self._settings = settings or ExporterSettings()
         self._counts = counts or WorkerCounts()
-        self._published = Published(lake)
+        self._published = Listed(lake) if lake.is_remote else Published(lake)
         self._sweep_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -146,7 +146,7 @@ class Exporter:
         if generation is None:
             with self._views.write() as connection:
                 generation = create_generation(connection)
-        with generation_lock(self._lake, generation, wait=wait) as held:
+        with generation_lock(self._views, self._lake, generation, wait=wait) as held:
             if not held:
                 yield None, generation
                 return
@@ -155,6 +155,7 @@ class Exporter:
                 yield writer, generation
 
     def _open_duckdb(self) -> DuckDB:
+        self._lake.ready()
         return open_duckdb(memory_mb=self._settings.memory_mb, threads=1, temp=None)
 
     @contextlib.contextmanager
@@ -168,10 +169,13 @@ class Exporter:
         try:
             with self._transaction(generation) as connection:
                 commit(connection, step, time.time_ns() // 1_000_000)
+        except TemporarilyUnavailable:
+            # Whether it was committed all the same is not known; a sweep finds what was not.
+            raise
         except BaseException:
             for file in step.files:
                 if file.path is not None:
-                    remove_file(self._lake, file.path)
+                    self._lake.discard(file.path)
             raise
 
     def _steps(self, writer: Writer) -> Iterator[Step]:
@@ -241,16 +245,17 @@ class Exporter:
                 return
             make_durable(connection)
         for path in paths:
-            remove_file(self._lake, path)
+            self._lake.remove(path)
         with self._views.write() as connection:
             for path in paths:
                 connection.exec_driver_sql("DELETE FROM retired_exports WHERE path = ?", (path,))
 
     def _sweep(self) -> None:
         """Deletes the files that a crash, or views that are gone, have left."""
+        # Listed first: what becomes one of the views' files meanwhile is not among them.
+        found = list(self._lake.found(EXPORTS, older_s=sweeps_older_s(self._views)))
         with self._views.read() as connection:
             known = known_exports(connection)
-        for file in (self._lake / STORE).glob("*/*/*"):
-            path = str(file.relative_to(self._lake))
+        for path in found:
             if path not in known:
-                remove_file(self._lake, path)
+                self._lake.remove(path)

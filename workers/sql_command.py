@@ -123,11 +123,11 @@ class FolderSource:
 
     def ask(self, job: Job, experiment_ids: Sequence[str] | None) -> Iterator[bytes]:
         """The answer in pieces. Raises QueryFailed."""
-        stores, settings = self.stores, self.stores.settings
+        stores = self.stores
         fold_to_head(stores.log, stores.views)
-        folders = settings.lake_path / FOLDERS
+        folders = stores.lake.folder / FOLDERS
         sweep(folders)
-        with contextlib.closing(Child(self.forks, folders, limits_of(settings))) as child:
+        with contextlib.closing(Child(self.forks, folders, limits_of(stores.settings))) as child:
             declarations = self._declarations(job.statement, experiment_ids, child.folder)
             query = RunningQuery(child, job, declarations)
             query.begin()
@@ -143,7 +143,7 @@ class FolderSource:
                 return take_snapshot(
                     stores.views,
                     stores.log,
-                    stores.settings.lake_path,
+                    stores.lake,
                     experiment_ids,
                     folder,
                     names_in(statement, QUERY_NAMES),
