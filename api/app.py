@@ -215,7 +215,10 @@ async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
     wake_projector = wake(wiring.wake_projector_fd)
     watch = Watch(wiring.views, wiring.settings.wait_max_s, partial(wake_projector, WAITED_FOR))
     writer = Writer(wiring.log, wiring.views, watch, wake_projector)
-    reader = Reader(wiring.log, wiring.views, watch)
+    reader = histories = Reader(wiring.log, wiring.views, watch)
+    if wiring.lake.is_remote:
+        # What waits for S3 must not have the threads of everybody else.
+        histories = Reader(wiring.log, wiring.views, watch)
     services = Services(
         wiring.settings,
         wiring.log,
@@ -223,6 +226,7 @@ async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
         watch,
         writer,
         reader,
+        histories,
         Gate(reader, watch),
         wiring.artifacts,
         wiring.lake,
@@ -240,3 +244,4 @@ async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
         polling.cancel()
         writer.close()
         reader.close()
+        histories.close()

@@ -225,7 +225,7 @@ async def _read(
     """The query's answer; from a new snapshot where compaction took away a file of the first."""
     for _ in range(SNAPSHOTS_MAX):
         try:
-            return await services.views.read(query, *args, **kwargs)
+            return await services.histories.read(query, *args, **kwargs)
         except SegmentGone:
             continue
     raise TemporarilyUnavailable(

@@ -370,6 +370,8 @@ class Services:
     watch: Watch
     writer: Writer
     views: Reader
+    histories: Reader
+    """For reads that need the lake's files."""
     gate: Gate
     artifacts: ArtifactRoots
     lake: Lake
@@ -408,7 +410,7 @@ class Services:
             "status": "stopped" if stopped else "ok",
             "lanes": lanes,
             "set_aside": set_aside,
-            "lake": {"behind_s": behind_s},
+            "lake": {"behind_s": behind_s, "away": self.lake.away},
             "waits": {
                 "count": self.watch.waits,
                 "over_the_bound": self.watch.waits_over,

@@ -95,6 +95,11 @@ class Lake:
         """What opens it in another process."""
         return LakePlace(str(self.folder))
 
+    @property
+    def away(self) -> str | None:
+        """Why files can't be kept and had, where they were asked for in vain just now."""
+        return None
+
     def ready(self) -> None:
         """Raises TemporarilyUnavailable where files can't be kept at this moment."""
 
@@ -144,14 +149,14 @@ class Lake:
         with contextlib.suppress(TemporarilyUnavailable):
             self.remove(path)
 
-    def found(self, store: str, *, older_s: float = 0.0) -> Iterator[str]:
-        """Every file of a store, whatever the views say, also those that are not whole; not those
-        that were written to within the last `older_s`."""
-        before = time.time() - older_s
+    def found(self, store: str, *, young_s: float = 0.0) -> Iterator[tuple[str, bool]]:
+        """Every file of a store, whatever the views say, also those that are not whole; and whether
+        it was written to within the last `young_s`."""
+        since = time.time() - young_s
         for file in (self.folder / store).glob("experiment_id=*/*/*"):
             with contextlib.suppress(FileNotFoundError):
-                if not older_s or file.stat().st_mtime < before:
-                    yield str(file.relative_to(self.folder))
+                is_young = young_s > 0 and file.stat().st_mtime > since
+                yield str(file.relative_to(self.folder)), is_young
 
     def publish(self, name: str, text: str) -> None:
         """Puts a small file, whole, where other engines look for it."""
@@ -289,11 +294,12 @@ class Found:
 
     path: str
     generation: str
+    is_young: bool
 
 
-def found_files(lake: Lake, *, older_s: float = 0.0) -> Iterator[Found]:
+def found_files(lake: Lake, *, young_s: float = 0.0) -> Iterator[Found]:
     """Every segment file in the lake, as `Lake.found` finds them."""
-    for path in lake.found(SEGMENTS, older_s=older_s):
+    for path, is_young in lake.found(SEGMENTS, young_s=young_s):
         named = _SEGMENT_NAME.fullmatch(path.rpartition("/")[2])
         if named is not None:
-            yield Found(path, named[1])
+            yield Found(path, named[1], is_young)

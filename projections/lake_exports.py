@@ -68,6 +68,11 @@ class Step:
     """The journal's position up to which events are exported."""
 
 
+def is_of(path: str, generation: str) -> bool:
+    """Whether an exported file was written for this generation of the views."""
+    return path.rpartition("/")[2].startswith(f"{generation}-")
+
+
 class Writer:
     """Writes the files of one generation of the views."""
 

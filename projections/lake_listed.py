@@ -7,6 +7,7 @@ place at once: whoever reads it has all of one moment.
 from __future__ import annotations
 
 import json
+import time
 
 from projections.lake import Lake
 from projections.lake_published import OPEN_SQL, Folders, view_of
@@ -14,6 +15,8 @@ from projections.sql_rows import quoted
 from projections.sql_tables import TABLES
 
 FILES = "files.json"
+AGAIN_S = 600.0
+"""So often they are written all the same: a writer that had lost its lock may have come late."""
 
 
 class Listed:
@@ -22,9 +25,13 @@ class Listed:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._done: dict[str, str] = {}
+        self._again_at = 0.0
 
     def sync(self, wanted: Folders, grace_s: float) -> None:  # noqa: ARG002
         """Makes the list have these files and no others."""
+        if time.monotonic() >= self._again_at:
+            self._done.clear()
+            self._again_at = time.monotonic() + AGAIN_S
         rows = sorted(
             (name, path) for (_, name), files in wanted.items() for path in files.values()
         )

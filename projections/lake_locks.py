@@ -1,11 +1,13 @@
 """Who may write and delete a generation's files of the lake.
 
 Each generation of views has a lock. Where the views are a file of this machine it is a file of the
-lake's folder; where they are on a server, which sealers of several machines use, it is there.
+lake's folder, or of theirs where the lake is in S3; where they are on a server, which sealers of
+several machines use, it is there.
 
 On a server a lock ends with its connection, also while its holder is at work. So no promise stands
 on it alone: the transaction that makes a file part of the views checks what it was made from, and a
-sweep lets files be that are so young that somebody may be about to name them.
+sweep lets files of the live views be that are so young that somebody may be about to name them.
+Views that are being made are given up where their lock is lost.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -27,28 +29,42 @@ POLL_S = 0.2
 YOUNG_S = 3600.0
 
 
-def sweeps_older_s(views: ViewsDatabase) -> float:
-    """How long ago a file that the views don't know must have been written to be a left one."""
+def young_s(views: ViewsDatabase) -> float:
+    """How long a file that the views don't know may be one that somebody is about to name."""
     return YOUNG_S if views.is_on_server else 0.0
 
 
 def generation_lock(
-    views: ViewsDatabase, lake: Lake, generation: str, *, wait: bool = True
+    views: ViewsDatabase,
+    lake: Lake,
+    generation: str,
+    *,
+    wait: bool = True,
+    lost: Callable[[], None] = lambda: None,
 ) -> AbstractContextManager[bool]:
     """Holds the right to write and delete a generation's files; it ends with the process. Gives
-    False where another has it and `wait` is off."""
+    False where another has it and `wait` is off. `lost` is called from another thread where the
+    lock ends by itself."""
     if views.is_on_server:
-        return server_lock(views, generation, wait=wait)
-    return folder_lock(lake.folder, generation, wait=wait)
+        return server_lock(views, generation, wait, lost)
+    return folder_lock(_folder(views, lake), generation, wait=wait)
+
+
+def _folder(views: ViewsDatabase, lake: Lake) -> Path:
+    """Where the locks are: in the lake, or where only copies of it are here, beside the views. A
+    container may have a folder for the copies to itself."""
+    return views.folder if lake.is_remote and views.folder is not None else lake.folder
 
 
 @contextlib.contextmanager
-def server_lock(views: ViewsDatabase, generation: str, *, wait: bool) -> Iterator[bool]:
+def server_lock(
+    views: ViewsDatabase, generation: str, wait: bool, lost: Callable[[], None]
+) -> Iterator[bool]:
     """The lock on the views' server, for sealers of several machines."""
     with contextlib.ExitStack() as held:
         while True:
             try:
-                held.enter_context(views.lock(f"lake {generation}"))
+                held.enter_context(views.lock(f"lake {generation}", 0.0, lost))
                 break
             except AlreadyRunning:
                 if not wait:
@@ -60,7 +76,7 @@ def server_lock(views: ViewsDatabase, generation: str, *, wait: bool) -> Iterato
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, generation: str, *, wait: bool = True) -> Iterator[bool]:
-    """The lock in the lake's folder, for processes of one machine."""
+    """The lock in a folder, for processes of one machine."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{LOCK}{generation}"
     mode = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -81,6 +97,11 @@ def folder_lock(folder: Path, generation: str, *, wait: bool = True) -> Iterator
             os.close(opened)
 
 
-def locked_generations(lake: Lake) -> set[str]:
-    """The generations that ever had a lock in this lake, and still have its file."""
-    return {path.name.removeprefix(LOCK) for path in lake.folder.glob(f"{LOCK}*")}
+def locked_generations(views: ViewsDatabase, lake: Lake) -> set[str]:
+    """The generations that ever had a lock in a folder, and still have its file."""
+    return {path.name.removeprefix(LOCK) for path in _folder(views, lake).glob(f"{LOCK}*")}
+
+
+def remove_lock(views: ViewsDatabase, lake: Lake, generation: str) -> None:
+    """Deletes the lock's file of a generation that is gone; for who holds it."""
+    (_folder(views, lake) / f"{LOCK}{generation}").unlink(missing_ok=True)

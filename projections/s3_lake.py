@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import secrets
 import shutil
@@ -18,10 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from events.errors import RunfoldError, TemporarilyUnavailable
-from events.s3 import Bucket, Refused, open_bucket, told
+from events.errors import (
+    PermissionDenied,
+    ResourceDoesNotExist,
+    RunfoldError,
+    TemporarilyUnavailable,
+)
+from events.s3 import Bucket, Patience, Refused, open_bucket, told
 from projections.lake import STORES, WRITING, Lake, LakePlace, SegmentGone, escaped
 
 FETCHING: Final = ".fetching"
@@ -30,8 +36,10 @@ LINKED_AT_ONCE: Final = 64
 CHUNK_BYTES: Final = 1024 * 1024
 USED_S: Final = 60.0
 """A file that was used so lately stays: who fetched it is about to open it."""
+PATIENCE: Final = Patience(20, 2)
+"""Somebody waits for each call, or has the lock of the lake."""
 AWAY_S: Final = 2.0
-"""So long after S3 did not answer, nobody but one asks again; others are told at once."""
+"""So long after S3 did not answer one asks again; the others are told at once until it does."""
 PUT_TRIES: Final = 100
 LEFT_S: Final = 3600.0
 """What is not whole, and was not written to for so long, a crash has left."""
@@ -83,27 +91,28 @@ class S3Lake(Lake):
     # What is done to files.
 
     def ready(self) -> None:
-        key = self._bucket.key(OWNER)
         with self._asked():
-            for _ in range(2):
-                try:
-                    with told(self._bucket.uri):
-                        owner = self._bucket.call("get_object", Key=key)["Body"].read().decode()
-                    break
-                except Refused as error:
-                    if not error.is_missing:
-                        raise
-                self._claim(key)
+            try:
+                owner = self._owner()
+            except Refused as error:
+                if not error.is_missing:
+                    raise
+                self._claim()
+                owner = self._owner()
         if owner != self._place.owner:
             raise OthersLake(
                 f"{self._bucket.uri} has the lake of another log: give another --lake-uri, or "
                 f"delete what is there, of which the object {OWNER} is the mark."
             )
 
-    def _claim(self, key: str) -> None:
-        body = self._place.owner.encode()
+    def _owner(self) -> str:
+        with told(self._bucket.uri):
+            found: bytes = self._call("get_object", OWNER)["Body"].read()
+        return found.decode()
+
+    def _claim(self) -> None:
         try:
-            self._bucket.call("put_object", Key=key, Body=body, IfNoneMatch="*")
+            self._call("put_object", OWNER, Body=self._place.owner.encode(), IfNoneMatch="*")
         except Refused as error:
             # Another process was first, which is as good.
             if error.code not in ("PreconditionFailed", "ConditionalRequestConflict"):
@@ -112,16 +121,16 @@ class S3Lake(Lake):
     def keep(self, path: str) -> None:
         file = self.folder / path
         with self._asked(), file.open("rb") as body:
-            self._bucket.call("put_object", Key=self._bucket.key(path), Body=body)
+            self._call("put_object", path, Body=body)
             size = os.fstat(body.fileno()).st_size
         self._make_room(size)
 
     def fetch(self, paths: Collection[str]) -> None:
         missing = [path for path in dict.fromkeys(paths) if not self._use(path)]
         if len(missing) == 1:
-            self._make_room(self._get(missing[0]))
+            self._get(missing[0])
         elif missing:
-            self._make_room(sum(self._threads.map(self._get, missing)))
+            list(self._threads.map(self._get, missing))
 
     def link(self, places: Mapping[Path, str]) -> None:
         every = list(places.items())
@@ -142,38 +151,63 @@ class S3Lake(Lake):
 
     def remove(self, path: str) -> None:
         with self._asked():
-            self._bucket.call("delete_object", Key=self._bucket.key(path))
+            self._call("delete_object", path)
         super().remove(path)
 
-    def found(self, store: str, *, older_s: float = 0.0) -> Iterator[str]:
-        before = time.time() - older_s
+    def discard(self, path: str) -> None:
+        # The copy first: it goes also where S3 is the reason.
+        super().remove(path)
+        with contextlib.suppress(RunfoldError), self._asked():
+            self._call("delete_object", path)
+
+    def found(self, store: str, *, young_s: float = 0.0) -> Iterator[tuple[str, bool]]:
+        since = time.time() - young_s
         base = self._bucket.key("")
         with self._asked():
             for page in self._bucket.pages("list_objects_v2", Prefix=self._bucket.key(f"{store}/")):
                 for one in page.get("Contents", []):
-                    if not older_s or one["LastModified"].timestamp() < before:
-                        yield one["Key"].removeprefix(base)
+                    is_young = one["LastModified"].timestamp() > since
+                    yield one["Key"].removeprefix(base), is_young
 
     def publish(self, name: str, text: str) -> None:
         with self._asked():
-            self._bucket.call("put_object", Key=self._bucket.key(name), Body=text.encode())
+            self._call("put_object", name, Body=text.encode())
+
+    @property
+    def away(self) -> str | None:
+        return self._away_because if self._away_until else None
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        return self._bucket.call(method, Key=self._bucket.key(path), **arguments)
 
     @contextlib.contextmanager
     def _asked(self) -> Iterator[None]:
-        """Around calls of S3. While it is away most are told so at once: each that waits for it
-        holds a thread that others need."""
-        now = time.monotonic()
-        if now < self._away_until:
-            raise TemporarilyUnavailable(self._away_because)
+        """Around calls of S3. While it is away all but one are told so at once: each that waits for
+        it holds a thread that others need."""
         if self._away_until:
-            self._away_until = now + AWAY_S
+            self._look_again()
         try:
             yield
         except TemporarilyUnavailable as error:
             self._away_because = error.message
             self._away_until = time.monotonic() + AWAY_S
             raise
-        self._away_until = 0.0
+
+    def _look_again(self) -> None:
+        with self._lock:
+            if time.monotonic() < self._away_until:
+                raise TemporarilyUnavailable(self._away_because)
+            self._away_until = math.inf
+        until = 0.0
+        try:
+            # It is there where it answers, whatever it says.
+            with contextlib.suppress(Refused, PermissionDenied, ResourceDoesNotExist):
+                self._owner()
+        except BaseException:
+            until = time.monotonic() + AWAY_S
+            raise
+        finally:
+            self._away_until = until
 
     # The folder.
 
@@ -189,19 +223,19 @@ class S3Lake(Lake):
             return False
         return True
 
-    def _get(self, path: str) -> int:
-        """Brings a file into the folder; returns how many bytes that took."""
+    def _get(self, path: str) -> None:
+        """Brings a file into the folder."""
         with self._flying(path):
             if self._use(path):
-                return 0
+                return
             fetching = self.folder / FETCHING / secrets.token_hex(16)
             fetching.parent.mkdir(parents=True, exist_ok=True)
             try:
                 size = self._download(path, fetching)
                 self._put(fetching, self.folder / path)
-                return size
             finally:
                 fetching.unlink(missing_ok=True)
+        self._make_room(size)
 
     def _put(self, fetched: Path, target: Path) -> None:
         for _ in range(PUT_TRIES):
@@ -215,7 +249,7 @@ class S3Lake(Lake):
     def _download(self, path: str, to: Path) -> int:
         with self._asked(), to.open("wb") as file:
             try:
-                body = self._bucket.call("get_object", Key=self._bucket.key(path))["Body"]
+                body = self._call("get_object", path)["Body"]
             except Refused as error:
                 if error.is_missing:
                     raise SegmentGone(f"{path} is not in the lake") from error
@@ -268,7 +302,7 @@ class S3Lake(Lake):
     def _copies(self) -> Iterator[tuple[float, int, Path]]:
         """When each file was used last, its size, and the file."""
         for store in STORES:
-            for path in super().found(store):
+            for path, _ in super().found(store):
                 file = self.folder / path
                 with contextlib.suppress(FileNotFoundError):
                     status = file.stat()
@@ -315,4 +349,4 @@ class S3Lake(Lake):
 
 def open_s3_lake(place: LakePlace) -> S3Lake:
     """The lake at this place; nothing is asked of the server yet."""
-    return S3Lake(place, open_bucket(place.uri, place.s3))
+    return S3Lake(place, open_bucket(place.uri, place.s3, PATIENCE))

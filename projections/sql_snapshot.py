@@ -66,8 +66,6 @@ def take_snapshot(
     names = names_needed(tables)
     if not names:
         return Snapshot(folder, ())
-    if lake.is_remote:
-        _fetch_ahead(views, lake, experiments, names)
     try:
         with views.read() as connection:
             return _Taking(connection, log, lake, folder, experiments).take(names)
@@ -76,11 +74,19 @@ def take_snapshot(
         raise
 
 
-def _fetch_ahead(
-    views: Views, lake: Lake, experiments: Collection[str] | None, names: set[str]
+def fetch_ahead(
+    views: Views,
+    lake: Lake,
+    experiments: Collection[str] | None,
+    tables: Collection[str] | None = None,
 ) -> None:
-    """Brings what will be linked to this machine: the transaction that tells which files count is
-    not to wait for gigabytes."""
+    """Brings to this machine what a snapshot will need, which is not to wait for gigabytes.
+
+    Raises SegmentGone as `take_snapshot` does, and TemporarilyUnavailable where S3 is away.
+    """
+    names = names_needed(tables)
+    if not lake.is_remote or not names:
+        return
     with views.read() as connection:
         found = fetch_rows(
             connection,

@@ -34,6 +34,7 @@ from projections.lake_exports import (
     export_part,
     forget_ranges,
     get_state,
+    is_of,
     known_exports,
     next_unranged,
     put_state,
@@ -41,7 +42,7 @@ from projections.lake_exports import (
     rewrite_events,
 )
 from projections.lake_listed import Listed
-from projections.lake_locks import generation_lock, sweeps_older_s
+from projections.lake_locks import generation_lock, young_s
 from projections.lake_published import Published, wanted_folders
 from projections.segments import ViewsDatabase, create_generation, generation_of, make_durable
 from projections.sql_events import event_columns, read_events
@@ -118,7 +119,7 @@ class Exporter:
                 return False
             started_ms = time.time_ns() // 1_000_000
             if time.monotonic() >= self._sweep_at:
-                self._sweep()
+                self._sweep(generation)
                 self._sweep_at = time.monotonic() + self._settings.sweep_s
             for step in self._steps(writer):
                 self._commit(generation, step)
@@ -250,12 +251,15 @@ class Exporter:
             for path in paths:
                 connection.exec_driver_sql("DELETE FROM retired_exports WHERE path = ?", (path,))
 
-    def _sweep(self) -> None:
+    def _sweep(self, generation: str) -> None:
         """Deletes the files that a crash, or views that are gone, have left."""
         # Listed first: what becomes one of the views' files meanwhile is not among them.
-        found = list(self._lake.found(EXPORTS, older_s=sweeps_older_s(self._views)))
+        found = list(self._lake.found(EXPORTS, young_s=young_s(self._views)))
         with self._views.read() as connection:
+            if generation_of(connection) != generation:
+                return
             known = known_exports(connection)
-        for path in found:
-            if path not in known:
+        for path, is_young in found:
+            # Views that are being made have no exports, so what is not of these is of gone ones.
+            if path not in known and not (is_young and is_of(path, generation)):
                 self._lake.remove(path)

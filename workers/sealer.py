@@ -33,7 +33,7 @@ from projections.lake import (
     spill_folder,
 )
 from projections.lake_exports import add_ranges, merge_ranges
-from projections.lake_locks import LOCK, generation_lock, locked_generations, sweeps_older_s
+from projections.lake_locks import generation_lock, locked_generations, remove_lock, young_s
 from projections.segment_files import Batch, merge_files, write_points
 from projections.segments import (
     Pending,
@@ -221,7 +221,8 @@ class Sealer:
             if not self._building:
                 held.enter_context(generation_lock(self._views, self._lake, found))
             elif self._held_generation != found:
-                self._held.enter_context(generation_lock(self._views, self._lake, found))
+                lock = generation_lock(self._views, self._lake, found, lost=self.interrupt)
+                self._held.enter_context(lock)
                 self._held_generation = found
             # Memory and temporary files are given back before the lock is.
             held.callback(self._close_duckdb)
@@ -256,7 +257,7 @@ class Sealer:
     def _cursor(self, generation: str) -> DuckDB:
         """DuckDB for this round; who has the lock is the only one that has it open."""
         if self._interrupted:
-            raise _Interrupted("the sealer was told to stop")
+            raise _Interrupted("the sealer was told to stop, or has lost its lock")
         with self._opening:
             if self._duckdb is None:
                 self._lake.ready()
@@ -455,16 +456,16 @@ class Sealer:
         if self._duckdb is None:
             shutil.rmtree(spill_folder(self._lake, generation), ignore_errors=True)
         # Listed first: what becomes one of the views' files meanwhile is not among them.
-        found = list(found_files(self._lake, older_s=sweeps_older_s(self._views)))
+        found = list(found_files(self._lake, young_s=young_s(self._views)))
         with self._views.read() as connection:
             known = known_paths(connection)
         others: dict[str, list[str]] = {}
-        for name in locked_generations(self._lake) - {generation}:
+        for name in locked_generations(self._views, self._lake) - {generation}:
             others[name] = []
         for file in found:
             if file.generation != generation:
                 others.setdefault(file.generation, []).append(file.path)
-            elif file.path not in known:
+            elif file.path not in known and not file.is_young:
                 logger.info("deleting a file that a crash has left", path=file.path)
                 self._lake.remove(file.path)
         if self._building:
@@ -477,7 +478,7 @@ class Sealer:
                     for path in paths:
                         self._lake.remove(path)
                     shutil.rmtree(spill_folder(self._lake, name), ignore_errors=True)
-                    (self._lake.folder / f"{LOCK}{name}").unlink(missing_ok=True)
+                    remove_lock(self._views, self._lake, name)
                     if paths:
                         logger.info("deleted the files of views that are gone", files=len(paths))
 
