@@ -120,6 +120,7 @@ def test_a_file_that_could_not_be_kept_is_not_used(
             raise TemporarilyUnavailable("away")
 
     with monkeypatch.context() as patched:
+        patched.setattr(projections.s3_lake, "AWAY_S", 0.0)
         patched.setattr(S3Lake, "_call", away)
         patched.setattr(S3Lake, "ready", lambda _self: None)
         with pytest.raises(TemporarilyUnavailable):

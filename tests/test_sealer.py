@@ -37,6 +37,7 @@ class Interrupted:
 
     def __init__(self, views: SqliteViews) -> None:
         self._views = views
+        self.folder = views.folder
         self.before_write: Callable[[], None] = _nothing
 
     def read(self) -> contextlib.AbstractContextManager[sa.Connection]:
@@ -44,8 +45,10 @@ class Interrupted:
 
     is_on_server = False
 
-    def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return self._views.lock(name)
+    def lock(
+        self, name: str, wait_s: float = 0.0, lost: Callable[[], None] = _nothing
+    ) -> contextlib.AbstractContextManager[None]:
+        return self._views.lock(name, wait_s, lost)
 
     def write(self) -> contextlib.AbstractContextManager[sa.Connection]:
         first, self.before_write = self.before_write, _nothing
