@@ -14,7 +14,9 @@ from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.metrics import POINTS_LOGGED
 from events.runs import RUN_BATCH_LOGGED, RUN_CREATED, Param, RunBatchLogged, RunCreated
 from projections.lake import Lake
+from projections.lake_exports import Step
 from tests.sql_cases import SqlCase
+from workers.exporter import Exporter
 
 ROUNDS = 40
 BATCH = 50
@@ -157,4 +159,31 @@ def test_folders_of_an_earlier_layout_give_way(tmp_path: Path) -> None:
     (old / "old.parquet").write_bytes(b"not of this version")
     write(case, 0)
     assert by_duckdb(case.lake.folder)[0] == list(range(BATCH))
+    case.close()
+
+
+def test_a_round_of_exports_ends_while_more_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is logged meanwhile is for the next round, for the sealer waits for this one's end."""
+    case = a_case(tmp_path)
+    case.projector.catch_up()
+    made = 0
+    commit = Exporter._commit
+
+    def busy(self: Exporter, generation: str, step: Step) -> None:
+        nonlocal made
+        made += 1
+        assert made < 20, "the round does not end"
+        create_run(case, made)
+        case.projector.catch_up()
+        commit(self, generation, step)
+
+    monkeypatch.setattr(Exporter, "_commit", busy)
+    case.exporter.round()
+    assert 0 < made < 20
+    monkeypatch.undo()
+    case.exporter.round()
+    params = duckdb.sql(f"SELECT run_id FROM '{tmp_path}/lake/experiment_id=*/params/*.parquet'")
+    assert len(params.fetchall()) == made + 1
     case.close()

@@ -18,11 +18,14 @@ import sqlalchemy as sa
 import structlog
 
 from events.errors import TemporarilyUnavailable
+from events.event import JOURNAL
 from events.log import Log
 from events.worker_counts import EXPORT_ERRORS, EXPORT_SECONDS, WorkerCounts
+from projections.folding import read_checkpoint
 from projections.lake import EXPORTS, DuckDB, Lake, open_duckdb
 from projections.lake_exports import (
     EVENT_FILES_MAX,
+    MARKS_MAX,
     Step,
     Writer,
     add_ranges,
@@ -191,7 +194,8 @@ class Exporter:
                 with self._views.read() as connection:
                     step = export_part(connection, writer, part)
                 yield step
-            if not any(part.marks for part in parts):
+            # What is marked meanwhile is for the next round: the sealer waits for the lock.
+            if sum(len(part.marks) for part in parts) < MARKS_MAX:
                 break
         for experiment_id, kinds, changes in marked:
             with self._views.read() as connection:
@@ -201,6 +205,8 @@ class Exporter:
 
     def _event_steps(self, writer: Writer) -> Iterator[Step]:
         seen: set[str] = set()
+        with self._views.read() as connection:
+            head = read_checkpoint(connection, JOURNAL).position
         while True:
             with self._views.read() as connection:
                 after = get_state(connection, "events")
@@ -215,6 +221,8 @@ class Exporter:
                 step.files.append(writer.rows(experiment_id, "events", part, raw))
             seen.update(found)
             yield step
+            if reached >= head:
+                break
         for experiment_id in sorted(seen):
             with self._views.read() as connection:
                 if len(event_files(connection, experiment_id)) < EVENT_FILES_MAX:

@@ -74,7 +74,7 @@ def test_s3_is_away_under_load(
     try:
         wire = connect(server)
         experiment_id = wire.experiment("away")
-        cached = sealed_run(wire, own_s3_place, experiment_id)
+        cached = sealed_run(wire, own_s3_place, wire.experiment("warm"))
         other = wire.experiment("cold")
         cold = sealed_run(wire, own_s3_place, other)
         journals = [tmp_path / f"journal{number}" for number in range(WRITERS)]
