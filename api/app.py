@@ -48,6 +48,7 @@ from events.settings import Settings
 from events.wake import WAITED_FOR, wake
 from events.worker_counts import WorkerCounts
 from projections.database import Views
+from projections.lake import Lake
 
 API = "/api/"
 AJAX = "/ajax-api/"
@@ -64,6 +65,7 @@ class Wiring:
     log: Log
     views: Views
     artifacts: ArtifactRoots
+    lake: Lake
     wake_projector_fd: int | None = None
     """Gets a byte when the log has grown."""
     folded_fd: int | None = None
@@ -177,7 +179,10 @@ def create_app(wiring: Wiring) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-        async with running_services(wiring) as services, query_slots(settings) as slots:
+        async with (
+            running_services(wiring) as services,
+            query_slots(settings, wiring.lake) as slots,
+        ):
             app.state.services = services
             app.state.request_counts = counts
             app.state.query_slots = slots
@@ -210,7 +215,10 @@ async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
     wake_projector = wake(wiring.wake_projector_fd)
     watch = Watch(wiring.views, wiring.settings.wait_max_s, partial(wake_projector, WAITED_FOR))
     writer = Writer(wiring.log, wiring.views, watch, wake_projector)
-    reader = Reader(wiring.log, wiring.views, watch)
+    reader = histories = Reader(wiring.log, wiring.views, watch)
+    if wiring.lake.is_remote:
+        # What waits for S3 must not have the threads of everybody else.
+        histories = Reader(wiring.log, wiring.views, watch)
     services = Services(
         wiring.settings,
         wiring.log,
@@ -218,8 +226,10 @@ async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
         watch,
         writer,
         reader,
+        histories,
         Gate(reader, watch),
         wiring.artifacts,
+        wiring.lake,
         wiring.worker_counts,
     )
     if wiring.folded_fd is not None:
@@ -234,3 +244,4 @@ async def running_services(wiring: Wiring) -> AsyncIterator[Services]:
         polling.cancel()
         writer.close()
         reader.close()
+        histories.close()

@@ -95,7 +95,7 @@ async def get_history(request: Request) -> Response:
     points, next_after = await _read(
         services,
         metric_history,
-        services.settings.lake_path,
+        services.lake,
         asked.run_id,
         asked.metric_key,
         limit,
@@ -139,7 +139,7 @@ async def get_history_bulk(request: Request) -> Response:
     found = await _read(
         services,
         bulk_history,
-        services.settings.lake_path,
+        services.lake,
         asked.run_id,
         asked.metric_key,
         min(limit, BULK_POINTS_MAX),
@@ -169,7 +169,7 @@ async def get_history_bulk_interval(request: Request) -> Response:
     found = await _read(
         services,
         sampled,
-        services.settings.lake_path,
+        services.lake,
         asked.run_ids,
         asked.metric_key,
         limit,
@@ -225,7 +225,7 @@ async def _read(
     """The query's answer; from a new snapshot where compaction took away a file of the first."""
     for _ in range(SNAPSHOTS_MAX):
         try:
-            return await services.views.read(query, *args, **kwargs)
+            return await services.histories.read(query, *args, **kwargs)
         except SegmentGone:
             continue
     raise TemporarilyUnavailable(

@@ -114,6 +114,11 @@ def _write_lanes(into: Exposition, services: Services) -> None:
         logger.warning("metrics without the views", reason=error.message)
     into.gauge("runfold_log_up", "1 while the log answers.", ({}, heads is not None))
     into.gauge("runfold_views_up", "1 while the views answer.", ({}, checkpoints is not None))
+    into.gauge(
+        "runfold_lake_up",
+        "0 while the S3 server of the lake does not answer.",
+        ({}, services.lake.away is None),
+    )
     _write_positions(into, heads or {}, checkpoints)
     if behind_s is not None:
         into.gauge("runfold_lake_behind_seconds", "Age of the lake's exports.", ({}, behind_s))

@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from events.errors import TooManyRequests
 from events.settings import Settings
+from projections.lake import Lake
 from projections.pressure import Pressure
 from projections.query_process import FOLDERS, Child, QueryLimits, Spares, sweep, threads_for
 
@@ -26,7 +27,7 @@ PRESSURE_MAX = 0.4
 class QuerySlots:
     """The turns of one API process, and the children that stand ready for them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lake: Lake) -> None:
         self._slots = settings.sql_concurrent
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -36,7 +37,7 @@ class QuerySlots:
         """Whoever takes a snapshot holds it: two at once would take twice as much from those who
         log. The thread keeps the server's priority; one with less could hold Python's lock while
         it is not run, and everybody would wait for it."""
-        self.folders = settings.lake_path / FOLDERS
+        self.folders = lake.folder / FOLDERS
         limits = QueryLimits(
             memory_mb=settings.sql_memory_mb,
             threads=threads_for(settings.sql_threads),
@@ -128,9 +129,9 @@ class QuerySlots:
 
 
 @contextlib.asynccontextmanager
-async def query_slots(settings: Settings) -> AsyncIterator[QuerySlots]:
+async def query_slots(settings: Settings, lake: Lake) -> AsyncIterator[QuerySlots]:
     """The turns for as long as the application runs; what dead processes left is removed."""
-    slots = QuerySlots(settings)
+    slots = QuerySlots(settings, lake)
     await slots.in_thread(sweep, slots.folders)
     try:
         yield slots

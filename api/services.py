@@ -27,6 +27,7 @@ from projections.database import Views
 from projections.direct_points import set_aside_in_all
 from projections.experiments import get_experiment
 from projections.folding import Checkpoint, purged_error
+from projections.lake import Lake
 from projections.lake_exports import export_lag_ms
 from projections.lifecycle import ACTIVE, inactive_experiment, inactive_run, unknown_run
 from projections.logged_models import existing_models, unknown_model
@@ -371,8 +372,11 @@ class Services:
     watch: Watch
     writer: Writer
     views: Reader
+    histories: Reader
+    """For reads that need the lake's files."""
     gate: Gate
     artifacts: ArtifactRoots
+    lake: Lake
     worker_counts: WorkerCounts | None = None
     """What the workers of the same server count; None where they run elsewhere."""
 
@@ -411,7 +415,7 @@ class Services:
             "status": "stopped" if stopped else "ok",
             "lanes": lanes,
             "set_aside": set_aside,
-            "lake": {"behind_s": behind_s},
+            "lake": {"behind_s": behind_s, "away": self.lake.away},
             "waits": {
                 "count": self.watch.waits,
                 "over_the_bound": self.watch.waits_over,

@@ -25,7 +25,7 @@ from events.errors import InvalidParameterValue, NotImplementedHere, Temporarily
 from projections.query_formats import FORMATS, MEDIA_TYPES, Format
 from projections.query_process import Child, Job, QueryFailed, RunningQuery
 from projections.query_statement import names_in
-from projections.sql_snapshot import SegmentGone, Snapshot, take_snapshot
+from projections.sql_snapshot import SegmentGone, Snapshot, fetch_ahead, take_snapshot
 from projections.sql_tables import BY_NAME
 
 logger = structlog.get_logger(__name__)
@@ -135,8 +135,7 @@ async def _answer(
     await services.views.read(_nothing)
     await turn.call(turn.take)
     assert turn.child is not None
-    async with turn.slots.snapshot_turn:
-        snapshot = await _snapshot(services, turn, turn.child, job, experiment_ids)
+    snapshot = await _snapshot(services, turn, turn.child, job, experiment_ids)
     job = replace(job, threads_max=turn.slots.threads_max())
     query = RunningQuery(turn.child, job, snapshot.statements)
     await turn.call(query.begin)
@@ -154,17 +153,15 @@ async def _snapshot(
     services: Services, turn: _Turn, child: Child, job: Job, experiment_ids: list[str] | None
 ) -> Snapshot:
     tables = names_in(job.statement, QUERY_NAMES)
+    views, lake = services.views_file, services.lake
     for _ in range(SNAPSHOTS_MAX):
         with contextlib.suppress(SegmentGone):
-            return await turn.call(
-                take_snapshot,
-                services.views_file,
-                services.log,
-                services.settings.lake_path,
-                experiment_ids,
-                child.folder,
-                tables,
-            )
+            if lake.is_remote:
+                await turn.call(fetch_ahead, views, lake, experiment_ids, tables)
+            async with turn.slots.snapshot_turn:
+                return await turn.call(
+                    take_snapshot, views, services.log, lake, experiment_ids, child.folder, tables
+                )
     raise TemporarilyUnavailable(
         "A file of the lake is missing. Try again shortly; if that does not help, `runfold "
         "rebuild` makes the views and the lake anew from the log."

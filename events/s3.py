@@ -30,13 +30,10 @@ from events.errors import (
     RunfoldError,
     TemporarilyUnavailable,
 )
-from events.settings import S3Access
+from events.s3_settings import S3Access
 
 KEY_BYTES_MAX: Final = 1024
 CONNECT_S_MAX: Final = 3
-ANSWER_S_MAX: Final = 60
-"""Putting many parts together may take S3 so long."""
-ATTEMPTS: Final = 3
 CONNECTIONS: Final = 32
 
 _LATER: Final = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"})
@@ -144,14 +141,26 @@ def _refusal(uri: str, error: ClientError) -> RunfoldError:
     return Refused(code, f"The S3 server of {uri} refuses {error.operation_name}: {code} {message}")
 
 
-def open_bucket(uri: str, access: S3Access) -> Bucket:
+@dataclass(frozen=True)
+class Patience:
+    """How long one call is waited for, where the server is there and says nothing."""
+
+    answer_s_max: int
+    attempts: int
+
+
+FOR_UPLOADS: Final = Patience(60, 3)
+"""Putting many parts together may take S3 a minute."""
+
+
+def open_bucket(uri: str, access: S3Access, patience: Patience = FOR_UPLOADS) -> Bucket:
     """The place that `s3://BUCKET/PREFIX` names; nothing is asked of the server yet."""
     name, _, prefix = uri.removeprefix("s3://").partition("/")
-    return Bucket(_client(access), name, prefix.strip("/"))
+    return Bucket(_client(access, patience), name, prefix.strip("/"))
 
 
 @lru_cache(maxsize=8)
-def _client(access: S3Access) -> Any:
+def _client(access: S3Access, patience: Patience) -> Any:
     """One client, which all threads share, for all buckets."""
     return Session().client(
         "s3",
@@ -162,8 +171,8 @@ def _client(access: S3Access) -> Any:
             signature_version="s3v4",
             s3={"addressing_style": access.addressing_style},
             connect_timeout=CONNECT_S_MAX,
-            read_timeout=ANSWER_S_MAX,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            read_timeout=patience.answer_s_max,
+            retries={"mode": "standard", "total_max_attempts": patience.attempts},
             max_pool_connections=CONNECTIONS,
             # Other makers' servers don't all know the newer checksums.
             request_checksum_calculation="when_required",

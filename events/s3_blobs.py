@@ -32,7 +32,7 @@ from events.errors import (
     TemporarilyUnavailable,
 )
 from events.s3 import Bucket, Refused, open_bucket, told
-from events.settings import S3Access
+from events.s3_settings import S3Access
 
 CHUNK_BYTES: Final = 1024 * 1024
 PART_BYTES: Final = 8 * 1024 * 1024

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from events.kafka_settings import KAFKA_SETTINGS, KafkaAccess
+from events.s3_settings import S3Access
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Settings:
     log_uri: str | None = None
     views_uri: str | None = None
     lake_uri: str | None = None
+    lake_cache_mb: int = 10_240
     default_artifact_root: str | None = None
     artifacts_destination: str | None = None
     serve_artifacts: bool = True
@@ -92,9 +94,17 @@ class Settings:
         return known_views_uri(self.views_uri or f"sqlite:///{self.home / 'views.db'}")
 
     @property
-    def lake_path(self) -> Path:
-        """The folder of the Parquet files."""
+    def lake_place(self) -> str | Path:
+        """Where the Parquet files are: an `s3:` URI, or a folder."""
+        if self.lake_uri and is_bucket(self.lake_uri):
+            return known_bucket(self.lake_uri, "--lake-uri")
         return folder_path(self.lake_uri, self.home / "lake", "--lake-uri")
+
+    @property
+    def lake_path(self) -> Path:
+        """The folder of the Parquet files, or of the copies of those that are in S3."""
+        place = self.lake_place
+        return place if isinstance(place, Path) else self.home / "lake-cache"
 
     @property
     def artifacts_path(self) -> Path:
@@ -126,18 +136,6 @@ class Settings:
             return "mlflow-artifacts:/"
         place = self.artifacts_place
         return place if isinstance(place, str) else place.absolute().as_uri()
-
-
-@dataclass(frozen=True)
-class S3Access:
-    """How to reach S3, beside what boto3 finds out by itself."""
-
-    endpoint_url: str | None = None
-    """None: Amazon's."""
-    ignore_tls: bool = False
-    """Whether any certificate will do."""
-    addressing_style: str = "auto"
-    """Where the bucket's name goes in a URL: `path`, `virtual`, or `auto`."""
 
 
 class SettingError(ValueError):
@@ -300,9 +298,18 @@ SETTINGS: tuple[Setting, ...] = (
         "lake_uri",
         "--lake-uri",
         ("RUNFOLD_LAKE_URI",),
-        "The folder of the Parquet files. Default: lake in the home folder.",
+        "Where the Parquet files are: a folder, or s3://BUCKET/PREFIX. Default: lake in the home "
+        "folder.",
         storage=True,
-        metavar="DIR",
+        metavar="URI",
+    ),
+    Setting(
+        "lake_cache_mb",
+        "--lake-cache-mb",
+        ("RUNFOLD_LAKE_CACHE_MB",),
+        "Megabytes of a lake in S3 that are kept in lake-cache in the home folder, for reading.",
+        storage=True,
+        metavar="MEGABYTES",
     ),
     Setting(
         "artifacts_destination",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from events.codec import decode_block
-from projections.lake import COLUMNS, DuckDB, files, open_duckdb
+from projections.lake import COLUMNS, DuckDB, Lake, open_duckdb
 from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
 from projections.point_columns import Gathered, PointColumns
@@ -64,7 +63,7 @@ class Compared:
 def compare(
     live: sa.Connection,
     made: sa.Connection,
-    lake: Path,
+    lake: Lake,
     on_points: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Compared]:
     """What comparing every table and all points gave.
@@ -119,7 +118,7 @@ def _rows(connection: sa.Connection, table: sa.Table) -> Iterator[tuple[Any, ...
 
 
 def compare_points(
-    live: sa.Connection, made: sa.Connection, lake: Path, on_points: Callable[[int, int], None]
+    live: sa.Connection, made: sa.Connection, lake: Lake, on_points: Callable[[int, int], None]
 ) -> Compared:
     """Compares the points of all runs as sets.
 
@@ -130,7 +129,7 @@ def compare_points(
     result = Compared("metric points")
     ours, theirs = _Side(live, lake), _Side(made, lake)
     total = ours.points + theirs.points
-    spill = lake / SPILL
+    spill = lake.folder / SPILL
     duckdb = open_duckdb(memory_mb=MEMORY_MB, threads=THREADS, temp=spill)
     try:
         done = 0
@@ -174,7 +173,7 @@ def _unequal(ours: Digests, theirs: Digests, result: Compared) -> dict[str, int]
 class _Side:
     """The points of one database of views."""
 
-    def __init__(self, connection: sa.Connection, lake: Path) -> None:
+    def __init__(self, connection: sa.Connection, lake: Lake) -> None:
         self._connection = connection
         self._lake = lake
         self.points = sum(
@@ -189,7 +188,7 @@ class _Side:
         statement = sa.select(segments.c.segment_id, segments.c.path, segments.c.points)
         for segment_id, path, points in self._connection.execute(statement).all():
             query = f"SELECT {_DIGEST} FROM read_parquet(?, hive_partitioning = false) GROUP BY 1"
-            rows = duckdb.execute(query, [files(self._lake, [path])]).fetchall()
+            rows = duckdb.execute(query, [self._lake.files([path])]).fetchall()
             of_segment = sa.select(segment_runs.c.run_id).where(
                 segment_runs.c.segment_id == segment_id
             )
@@ -220,7 +219,7 @@ class _Side:
                 f"INSERT INTO raw SELECT ?, {', '.join(COLUMNS)} "
                 "FROM read_parquet(?, hive_partitioning = false) "
                 "WHERE run_id IN (SELECT unnest(?))",
-                [is_live, files(self._lake, [path]), run_ids],
+                [is_live, self._lake.files([path]), run_ids],
             )
         for columns in self._unsealed(run_ids):
             with columns_query(duckdb, columns) as query:

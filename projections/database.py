@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
@@ -59,6 +60,10 @@ class Views(Protocol):
     def is_on_server(self) -> bool:
         """Whether they are reached over a network: asking them may take long, and processes on
         other machines use them too."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that all processes have that use them; None: they are on a server."""
 
     @property
     def address(self) -> str:

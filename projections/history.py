@@ -13,14 +13,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
 from events.codec import Block, Float64s, Int64s, decode_block
-from projections.lake import SegmentGone, read_history, read_run
+from projections.lake import Lake, SegmentGone, read_history, read_run
 from projections.metrics import blocks
 from projections.owned import owned_rows
 from projections.page_tokens import Position
@@ -60,7 +59,7 @@ class Points:
 
 def metric_history(
     connection: sa.Connection,
-    lake: Path,
+    lake: Lake,
     run_id: str,
     key: str,
     limit: int | None = None,
@@ -81,7 +80,7 @@ def metric_history(
 
 
 def bulk_history(
-    connection: sa.Connection, lake: Path, run_ids: Sequence[str], key: str, limit: int
+    connection: sa.Connection, lake: Lake, run_ids: Sequence[str], key: str, limit: int
 ) -> list[tuple[str, Points]]:
     """The first `limit` points of runs in order of run id, timestamp, step, value."""
     answer: list[tuple[str, Points]] = []
@@ -98,7 +97,7 @@ def bulk_history(
 
 def sampled(
     connection: sa.Connection,
-    lake: Path,
+    lake: Lake,
     run_ids: Sequence[str],
     key: str,
     points_max: int,
@@ -139,7 +138,7 @@ def _is_worthwhile(curves: Sequence[StoredCurve], points_max: int) -> bool:
 
 def _from_summaries(
     connection: sa.Connection,
-    lake: Path,
+    lake: Lake,
     run_id: str,
     key: str,
     points_max: int,
@@ -181,7 +180,7 @@ def _from_summaries(
     return points.at(thinned(*columns_of, points_max, summarized=True))
 
 
-def run_points(connection: sa.Connection, lake: Path, run_id: str) -> Iterator[Block]:
+def run_points(connection: sa.Connection, lake: Lake, run_id: str) -> Iterator[Block]:
     """All points of a run with their series, a block at a time; a point may come more than once.
 
     Raises SegmentGone.
@@ -208,7 +207,7 @@ _BLOCK_POINTS = sa.select(blocks.c.run_id, sa.func.sum(blocks.c.points)).group_b
 
 def _read(
     connection: sa.Connection,
-    lake: Path,
+    lake: Lake,
     run_ids: Sequence[str],
     key: str,
     steps: Steps | None = None,

@@ -7,12 +7,13 @@ which files belong to the views is told by the manifest (projections/segments.py
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
+import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from events.codec import Block, Series
+from events.errors import TemporarilyUnavailable
+from events.s3_settings import S3Access
 
 COLUMNS = (
     "run_id",
@@ -40,10 +43,11 @@ ROW_GROUP_ROWS = 32_768
 footer of a file with 16 million points stays under 1 MB."""
 READER_MEMORY_MB = 256
 READER_THREADS = 2
-LOCK = ".lock-"
 SPILL = ".spill-"
-SEGMENTS = ".segments"
-"""The folder of the segments; what other engines read are links (projections/lake_published.py)."""
+SEGMENTS, EXPORTS = ".segments", ".exports"
+"""The folders of the segments and of the exports; what other engines read are links to what is in
+them (projections/lake_published.py)."""
+STORES = (SEGMENTS, EXPORTS)
 WRITING = ".writing"
 """The ending of a file that is not whole yet."""
 
@@ -55,6 +59,113 @@ DuckDB = duckdb.DuckDBPyConnection
 class SegmentGone(Exception):
     """A segment file that a snapshot named is no longer there: compaction has replaced it, or the
     views were replaced. A new snapshot names the files that are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class LakePlace:
+    """Where a lake is, for another process to open the same (projections/opened_lake.py)."""
+
+    folder: str
+    uri: str = ""
+    """The `s3:` URI of the files; without one they are in the folder."""
+    owner: str = ""
+    """Whose lake it is: the id of the log."""
+    cache_mb: int = 0
+    """How much the folder may have of what is elsewhere."""
+    s3: S3Access = field(default_factory=S3Access)
+
+
+class Lake:
+    """The lake's files, in a folder. Paths are relative to it.
+
+    Where the files are elsewhere (projections/s3_lake.py) the folder has those that were written
+    or read lately, and what is done to a file here is done there too.
+    """
+
+    is_remote = False
+    """Whether the files are elsewhere than in the folder."""
+    retired_s = 60.0
+    """A file that others took the place of is kept so long for readers that have begun."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def place(self) -> LakePlace:
+        """What opens it in another process."""
+        return LakePlace(str(self.folder))
+
+    @property
+    def away(self) -> str | None:
+        """Why files can't be kept and had, where they were asked for in vain just now."""
+        return None
+
+    def ready(self) -> None:
+        """Raises TemporarilyUnavailable where files can't be kept at this moment."""
+
+    def keep(self, path: str) -> None:
+        """Makes a file, which is in the folder, whole and durable, one of the lake; only then may
+        the views name it. Raises TemporarilyUnavailable: it is not used then."""
+
+    def fetch(self, paths: Collection[str]) -> None:
+        """Sees to it that files are in the folder for the next moment.
+
+        Raises SegmentGone where one is not in the lake, TemporarilyUnavailable where it can't be
+        had now. Here nothing is looked at: who opens a file that is gone is told.
+        """
+
+    def files(self, paths: Sequence[str]) -> list[str]:
+        """Files, fetched, as DuckDB's read_parquet takes them. Raises what `fetch` does."""
+        self.fetch(paths)
+        return [escaped(self.folder / path) for path in paths]
+
+    def link(self, places: Mapping[Path, str]) -> None:
+        """Links files elsewhere on the folder's file system, where they stay whatever becomes of
+        them here. Raises what `fetch` does."""
+        for target, path in places.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(self.folder / path, target)
+            except FileNotFoundError as error:
+                raise SegmentGone(f"{path} was replaced") from error
+
+    @contextlib.contextmanager
+    def held(self, paths: Sequence[str], folder: Path) -> Iterator[list[str]]:  # noqa: ARG002
+        """Files, as `files` names them, for a long time. `folder` may be made for that, on this
+        file system; it is gone then. Raises what `fetch` does."""
+        yield self.files(paths)
+
+    def remove(self, path: str) -> None:
+        """Deletes a file, and its experiment's folders where they are empty then. One that is not
+        there is fine. Raises TemporarilyUnavailable."""
+        target = self.folder / path
+        target.unlink(missing_ok=True)
+        for folder in (target.parent, target.parent.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def discard(self, path: str) -> None:
+        """Deletes a file that the views never named; at the latest a sweep does."""
+        with contextlib.suppress(TemporarilyUnavailable):
+            self.remove(path)
+
+    def found(self, store: str, *, young_s: float = 0.0) -> Iterator[tuple[str, bool]]:
+        """Every file of a store, whatever the views say, also those that are not whole; and whether
+        it was written to within the last `young_s`."""
+        since = time.time() - young_s
+        for file in (self.folder / store).glob("experiment_id=*/*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                is_young = young_s > 0 and file.stat().st_mtime > since
+                yield str(file.relative_to(self.folder)), is_young
+
+    def publish(self, name: str, text: str) -> None:
+        """Puts a small file, whole, where other engines look for it."""
+        new = self.folder / f".{name}-{secrets.token_hex(4)}"
+        new.write_text(text, "utf-8")
+        new.replace(self.folder / name)
+
+    def tidy(self, known: Callable[[], Collection[str]]) -> None:
+        """Drops from the folder what it has of another place and the views know no more."""
 
 
 def open_duckdb(*, memory_mb: int, threads: int, temp: Path | None) -> DuckDB:
@@ -102,13 +213,13 @@ def reader_cursor() -> DuckDB:
     return cursor
 
 
-def files(lake: Path, paths: Sequence[str]) -> list[str]:
-    """Paths of the lake as DuckDB's read_parquet takes them: it would expand `*`, `?` and `[`."""
-    return [re.sub(r"([\[*?])", r"[\1]", str(lake / path)) for path in paths]
+def escaped(path: Path) -> str:
+    """A path as DuckDB's read_parquet takes it: it would expand `*`, `?` and `[`."""
+    return re.sub(r"([\[*?])", r"[\1]", str(path))
 
 
 def read_history(
-    lake: Path,
+    lake: Lake,
     paths: Sequence[str],
     run_ids: Sequence[str],
     key: str,
@@ -123,7 +234,7 @@ def read_history(
     query = "SELECT list_position(?, run_id) AS place, timestamp, step, value"
     query += " FROM read_parquet(?, hive_partitioning = false) WHERE key = ? AND run_id IN ("
     query += ", ".join("?" * len(run_ids)) + ")"
-    values: list[Any] = [list(run_ids), files(lake, paths), key, *run_ids]
+    values: list[Any] = [list(run_ids), lake.files(paths), key, *run_ids]
     if steps is not None:
         query += " AND step BETWEEN ? AND ?"
         values += steps
@@ -133,11 +244,11 @@ def read_history(
     return _fetch(query, values)
 
 
-def read_run(lake: Path, paths: Sequence[str], run_id: str) -> Iterator[Block]:
+def read_run(lake: Lake, paths: Sequence[str], run_id: str) -> Iterator[Block]:
     """All points of a run, as blocks in the files' order. Raises SegmentGone."""
     query = f"SELECT {', '.join(COLUMNS[1:])} FROM read_parquet(?, hive_partitioning = false)"
     for path in paths:
-        found = _fetch(query + " WHERE run_id = ?", [files(lake, [path]), run_id])
+        found = _fetch(query + " WHERE run_id = ?", [lake.files([path]), run_id])
         names = [_texts(found[name]) for name in ("key", *COLUMNS[5:])]
         places: dict[Series, int] = {}
         index = [
@@ -172,47 +283,9 @@ def segment_path(experiment_id: str, generation: str, segment_id: str) -> str:
     )
 
 
-def spill_folder(lake: Path, generation: str) -> Path:
+def spill_folder(lake: Lake, generation: str) -> Path:
     """For what does not fit the memory while files of this generation are made."""
-    return lake / f"{SPILL}{generation}"
-
-
-@contextlib.contextmanager
-def generation_lock(lake: Path, generation: str, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the right to write and delete a generation's files; the system frees it with the
-    process. Yields False where another has it and `wait` is off."""
-    lake.mkdir(parents=True, exist_ok=True)
-    path = lake / f"{LOCK}{generation}"
-    mode = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
-    while True:
-        opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(opened, mode)
-            except BlockingIOError:
-                yield False
-                return
-            # A sweep may have removed the file between the two calls: then it locks nobody out.
-            if not path.exists() or path.stat().st_ino != os.fstat(opened).st_ino:
-                continue
-            yield True
-            return
-        finally:
-            os.close(opened)
-
-
-def locked_generations(lake: Path) -> set[str]:
-    """The generations that ever had a lock in this lake, and still have its file."""
-    return {path.name.removeprefix(LOCK) for path in lake.glob(f"{LOCK}*")}
-
-
-def remove_file(lake: Path, path: str) -> None:
-    """Deletes a segment file, and its experiment's folders where they are empty then."""
-    target = lake / path
-    target.unlink(missing_ok=True)
-    for folder in (target.parent, target.parent.parent):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+    return lake.folder / f"{SPILL}{generation}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +294,12 @@ class Found:
 
     path: str
     generation: str
+    is_young: bool
 
 
-def found_files(lake: Path) -> Iterator[Found]:
-    """Every segment file in the lake, also those that are not whole."""
-    for file in lake.glob(f"{SEGMENTS}/experiment_id=*/metrics/*"):
-        named = _SEGMENT_NAME.fullmatch(file.name)
+def found_files(lake: Lake, *, young_s: float = 0.0) -> Iterator[Found]:
+    """Every segment file in the lake, as `Lake.found` finds them."""
+    for path, is_young in lake.found(SEGMENTS, young_s=young_s):
+        named = _SEGMENT_NAME.fullmatch(path.rpartition("/")[2])
         if named is not None:
-            yield Found(str(file.relative_to(lake)), named[1])
+            yield Found(path, named[1], is_young)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 import uuid_utils
 
-from projections.lake import WRITING, DuckDB, files
+from projections.lake import EXPORTS, WRITING, DuckDB, Lake
 from projections.lake_changes import (
     KINDS,
     export_files,
@@ -30,8 +30,6 @@ from projections.lake_changes import (
 from projections.sql_rows import OF_EXPERIMENTS, OF_RUNS, READERS, Raw, quoted, write_table
 from projections.statements import fetch_rows, native, run, upserting
 
-STORE = ".exports"
-"""The folder of the lake that the files are in; no reader looks into it but by the tables."""
 PART_RUNS = 1_000
 """So many runs are in one file, and written anew together."""
 MARKS_MAX = 20_000
@@ -80,10 +78,15 @@ class Step:
     """The journal's position up to which events are exported."""
 
 
+def is_of(path: str, generation: str) -> bool:
+    """Whether an exported file was written for this generation of the views."""
+    return path.rpartition("/")[2].startswith(f"{generation}-")
+
+
 class Writer:
     """Writes the files of one generation of the views."""
 
-    def __init__(self, opened: Callable[[], DuckDB], lake: Path, generation: str) -> None:
+    def __init__(self, opened: Callable[[], DuckDB], lake: Lake, generation: str) -> None:
         """`opened` gives DuckDB when it is first needed: most rounds have nothing to write."""
         self._opened = opened
         self._cursor: DuckDB | None = None
@@ -105,9 +108,9 @@ class Writer:
 
     def write(self, experiment_id: str, name: str, part: str, fill: Callable[[Path], None]) -> File:
         """A whole, durable file that `fill` has written."""
-        folder = f"{STORE}/{folder_of(experiment_id)}/{name}"
+        folder = f"{EXPORTS}/{folder_of(experiment_id)}/{name}"
         path = f"{folder}/{self._generation}-{uuid_utils.uuid7()}.parquet"
-        target = self.lake / path
+        target = self.lake.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(target.name + WRITING)
         try:
@@ -118,10 +121,13 @@ class Writer:
             finally:
                 os.close(opened)
             temporary.rename(target)
+            size_bytes = target.stat().st_size
+            self.lake.keep(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
+            self.lake.discard(path)
             raise
-        return File(experiment_id, name, part, path, target.stat().st_size)
+        return File(experiment_id, name, part, path, size_bytes)
 
     def rows(self, experiment_id: str, name: str, part: str, raw: Raw) -> File:
         """A file of these rows; none where there are no rows."""
@@ -254,7 +260,7 @@ def rewrite_events(connection: sa.Connection, writer: Writer, experiment_id: str
     given = event_files(connection, experiment_id)
     if not given:
         return []
-    listed = f"read_parquet([{', '.join(map(quoted, files(writer.lake, [p for _, p in given])))}]"
+    listed = f"read_parquet([{', '.join(map(quoted, writer.lake.files([p for _, p in given])))}]"
     listed += ", hive_partitioning = false)"
     subjects = writer.cursor.execute(f"SELECT DISTINCT subject FROM {listed}").fetchall()
     known = {row[0] for row in fetch_rows(connection, "SELECT subject FROM purged")}
@@ -385,12 +391,12 @@ def merge_ranges(
     run(connection, f"DELETE FROM segment_ranges WHERE segment_id IN ({marks})", tuple(merged))
 
 
-def read_ranges(cursor: DuckDB, lake: Path, path: str) -> list[tuple[object, ...]]:
+def read_ranges(cursor: DuckDB, lake: Lake, path: str) -> list[tuple[object, ...]]:
     """Run, least and greatest step, least and greatest timestamp in a segment."""
     return cursor.execute(
         "SELECT run_id, min(step), max(step), min(timestamp), max(timestamp)"
         " FROM read_parquet(?, hive_partitioning = false) GROUP BY run_id",
-        [files(lake, [path])],
+        [lake.files([path])],
     ).fetchall()
 
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from projections.lake import Lake
 from projections.lake_exports import folder_of
 from projections.query_points import COLUMNS_SQL
 from projections.sql_rows import quoted
@@ -43,8 +44,9 @@ def wanted_folders(connection: sa.Connection) -> Folders:
 class Published:
     """The folders that others read, kept as the views say."""
 
-    def __init__(self, lake: Path) -> None:
+    def __init__(self, lake: Lake) -> None:
         self._lake = lake
+        self._folder = lake.folder
         self._done: dict[tuple[str, str], frozenset[str]] | None = None
         self._opened = ""
 
@@ -54,7 +56,7 @@ class Published:
         if self._done is None:
             # An earlier layout had folders where links are now.
             self._remove_replaced(grace_s)
-            self._done = _found(self._lake)
+            self._done = _found(self._folder)
         done = self._done
         for place in sorted({*done, *wanted}):
             files = wanted.get(place, {})
@@ -66,24 +68,24 @@ class Published:
 
     def _sync_one(self, place: tuple[str, str], files: Mapping[str, str]) -> None:
         experiment, name = place
-        link = self._lake / experiment / name
+        link = self._folder / experiment / name
         current = {file.name for file in link.iterdir()} if link.is_dir() else None
         if not files:
             link.unlink(missing_ok=True)
         elif current is not None and current < files.keys():
             for file in sorted(files.keys() - current):
-                (link / file).hardlink_to(self._lake / files[file])
+                (link / file).hardlink_to(self._folder / files[file])
         elif current is None or current != files.keys():
             folder = link.with_name(f".{name}-{secrets.token_hex(4)}")
             folder.mkdir(parents=True)
             for file, path in files.items():
-                (folder / file).hardlink_to(self._lake / path)
+                (folder / file).hardlink_to(self._folder / path)
             new = link.with_name(f".{name}-{secrets.token_hex(4)}.link")
             new.symlink_to(folder.name)
             new.replace(link)
 
     def _remove_replaced(self, grace_s: float) -> None:
-        for experiment in self._lake.glob("experiment_id=*"):
+        for experiment in self._folder.glob("experiment_id=*"):
             used = {link.readlink().name for link in experiment.iterdir() if link.is_symlink()}
             for folder in experiment.iterdir():
                 if folder.is_symlink() or folder.name in used:
@@ -100,12 +102,10 @@ class Published:
                 experiment.rmdir()
 
     def _write_open_sql(self, names: set[str]) -> None:
-        text = open_sql(self._lake, names)
+        text = open_sql(self._folder, names)
         if text == self._opened:
             return
-        new = self._lake / f".{OPEN_SQL}-{secrets.token_hex(4)}"
-        new.write_text(text, "utf-8")
-        new.replace(self._lake / OPEN_SQL)
+        self._lake.publish(OPEN_SQL, text)
         self._opened = text
 
 
@@ -129,18 +129,20 @@ def open_sql(lake: Path, names: set[str]) -> str:
         "SET VARIABLE runfold_lake = coalesce(getvariable('runfold_lake'),"
         f" {quoted(str(lake.resolve()))});",
     ]
-    lines += [_open(table, has_files=table.name in names) for table in TABLES]
+    for table in TABLES:
+        files = f"getvariable('runfold_lake') || '/experiment_id=*/{quote(table.name)}/*.parquet'"
+        lines.append(view_of(table, files if table.name in names else None))
     return "\n".join(lines) + "\n"
 
 
-def _open(table: SqlTable, *, has_files: bool) -> str:
+def view_of(table: SqlTable, files: str | None) -> str:
+    """What makes a table of its files, an expression; None: it has none."""
     view = f"CREATE OR REPLACE VIEW {table.name} AS SELECT "
-    if not has_files:
+    if files is None:
         columns = ", ".join(f"NULL::{column.type} AS {column.name}" for column in table.columns)
         return f"{view}{columns} WHERE false;"
     columns = COLUMNS_SQL if table.name == "metrics" else ", ".join(table.column_names())
     return (
-        f"{view}{columns} FROM read_parquet(getvariable('runfold_lake') ||"
-        f" '/experiment_id=*/{quote(table.name)}/*.parquet', hive_partitioning = true,"
+        f"{view}{columns} FROM read_parquet({files}, hive_partitioning = true,"
         " hive_types = {'experiment_id': VARCHAR});"
     )

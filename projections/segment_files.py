@@ -24,7 +24,8 @@ from projections.lake import (
     ROW_GROUP_ROWS,
     WRITING,
     DuckDB,
-    files,
+    Lake,
+    escaped,
     segment_path,
     spill_folder,
 )
@@ -36,7 +37,7 @@ PIECE_POINTS = 1_000_000
 """So many points are put in order in memory; what has more is written in pieces."""
 PIECE_NAMES = 100_000
 """So many names of runs and series are handled in memory; a piece with more is sorted by DuckDB."""
-PIECES = "pieces"
+PIECES, HELD = "pieces", "held"
 _CUT_BY = ("run_id", "key", "step")
 _STEP_BUCKETS = 4_096
 _DICTIONARY_MAX = 1_024
@@ -104,7 +105,7 @@ class Batch:
 
 
 def write_points(
-    cursor: DuckDB, lake: Path, experiment_id: str, generation: str, pieces: Iterable[Gathered]
+    cursor: DuckDB, lake: Lake, experiment_id: str, generation: str, pieces: Iterable[Gathered]
 ) -> Written:
     """Writes gathered points, of which nothing is left there, as one segment.
 
@@ -142,7 +143,7 @@ def _in_order(pieces: Iterable[Gathered], found: Content) -> Iterator[PointColum
 
 def merge_files(
     cursor: DuckDB,
-    lake: Path,
+    lake: Lake,
     experiment_id: str,
     generation: str,
     paths: Sequence[str],
@@ -152,23 +153,25 @@ def merge_files(
 
     Memory is bounded: they are put in order a piece at a time, and the pieces are joined.
     """
-    source = f"read_parquet({_listed(files(lake, paths))}, hive_partitioning = false)"
-    merge = _Merge(cursor, source, spill_folder(lake, generation))
+    spill = spill_folder(lake, generation)
     condition = f"run_id NOT IN ({', '.join(map(_quoted, without))})" if without else "true"
+    with lake.held(paths, spill / HELD) as held:
+        source = f"read_parquet({_listed(held)}, hive_partitioning = false)"
+        merge = _Merge(cursor, source, spill)
 
-    def fill(path: Path) -> Content:
-        return merge.into(path, condition)
+        def fill(path: Path) -> Content:
+            return merge.into(path, condition)
 
-    return _segment(lake, experiment_id, generation, fill)
+        return _segment(lake, experiment_id, generation, fill)
 
 
 def _segment(
-    lake: Path, experiment_id: str, generation: str, fill: Callable[[Path], Content]
+    lake: Lake, experiment_id: str, generation: str, fill: Callable[[Path], Content]
 ) -> Written:
     """A segment that `fill` writes to the path it is given."""
     segment_id = str(uuid_utils.uuid7())
     path = segment_path(experiment_id, generation, segment_id)
-    target = lake / path
+    target = lake.folder / path
     temporary = target.with_name(target.name + WRITING)
     _create(temporary)
     try:
@@ -176,10 +179,13 @@ def _segment(
         _make_durable(temporary)
         temporary.rename(target)
         _make_durable(target.parent)
+        size_bytes = target.stat().st_size
+        lake.keep(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        lake.discard(path)
         raise
-    return Written(segment_id, path, target.stat().st_size, runs, curves)
+    return Written(segment_id, path, size_bytes, runs, curves)
 
 
 def _copy_columns(cursor: DuckDB, columns: PointColumns, path: Path) -> None:
@@ -438,7 +444,7 @@ class _Merge:
         query = f"SELECT {columns} FROM (SELECT {columns}, {before} FROM ({points}))"
         self._cursor.execute(f"COPY ({query} WHERE {differs}) TO {_quoted(str(path))} ({_PARQUET})")
         counted = "SELECT run_id, count(*) FROM read_parquet(?) GROUP BY run_id"
-        self._count(dict(self._cursor.execute(counted, files(path.parent, [path.name])).fetchall()))
+        self._count(dict(self._cursor.execute(counted, [escaped(path)]).fetchall()))
 
     def _count(self, runs: dict[str, int]) -> None:
         for run_id, points in runs.items():

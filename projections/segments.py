@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,13 +110,27 @@ class Written:
 
 
 class ViewsDatabase(Protocol):
-    """What the sealer needs of a views database; `projections.database.Views` is one."""
+    """What the sealer needs of a views database; `projections.database.Views` is one, and says what
+    these do."""
+
+    @property
+    def is_on_server(self) -> bool:
+        """Whether sealers on several machines may use it."""
+
+    @property
+    def folder(self) -> Path | None:
+        """A folder that all have who use it; None: it is on a server."""
 
     def read(self) -> AbstractContextManager[sa.Connection]:
         """A connection in a read transaction."""
 
     def write(self) -> AbstractContextManager[sa.Connection]:
         """A connection in a write transaction, committed at the end."""
+
+    def lock(
+        self, name: str, wait_s: float = 0.0, lost: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[None]:
+        """Holds a lock on its server. Raises AlreadyRunning where another does."""
 
 
 @dataclass(frozen=True, slots=True)

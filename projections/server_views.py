@@ -74,6 +74,7 @@ class ServerViews:
     """The views on a server; see `projections.database.Views`."""
 
     is_on_server = True
+    folder = None
 
     def __init__(
         self,

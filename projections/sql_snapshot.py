@@ -8,7 +8,6 @@ told which files count, so all tables are one snapshot.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import sqlalchemy as sa
 
 from events.log import Log
 from projections.database import Views
-from projections.lake import DuckDB, SegmentGone, files, reader_cursor
+from projections.lake import DuckDB, Lake, SegmentGone, escaped, reader_cursor
 from projections.lake_changes import KINDS
 from projections.lake_exports import folder_of, get_state
 from projections.query_points import POINTS_FILE
@@ -52,7 +51,7 @@ class Snapshot:
 def take_snapshot(
     views: Views,
     log: Log,
-    lake: Path,
+    lake: Lake,
     experiments: Collection[str] | None,
     folder: Path,
     tables: Collection[str] | None = None,
@@ -73,6 +72,29 @@ def take_snapshot(
     except SegmentGone:
         _empty(folder)
         raise
+
+
+def fetch_ahead(
+    views: Views,
+    lake: Lake,
+    experiments: Collection[str] | None,
+    tables: Collection[str] | None = None,
+) -> None:
+    """Brings to this machine what a snapshot will need, which is not to wait for gigabytes.
+
+    Raises SegmentGone as `take_snapshot` does, and TemporarilyUnavailable where S3 is away.
+    """
+    names = names_needed(tables)
+    if not lake.is_remote or not names:
+        return
+    with views.read() as connection:
+        found = fetch_rows(
+            connection,
+            "SELECT name, experiment_id, path FROM export_files UNION ALL"
+            " SELECT 'metrics', experiment_id, path FROM segments",
+        )
+    wanted = None if experiments is None else set(experiments)
+    lake.fetch([p for name, one, p in found if name in names and (wanted is None or one in wanted)])
 
 
 def _empty(folder: Path) -> None:
@@ -103,7 +125,7 @@ class _Taking:
         self,
         connection: sa.Connection,
         log: Log,
-        lake: Path,
+        lake: Lake,
         folder: Path,
         experiments: Collection[str] | None,
     ) -> None:
@@ -213,7 +235,7 @@ class _Taking:
             " hive_partitioning = true, hive_types = {'experiment_id': VARCHAR})"
             f" WHERE NOT list_contains(?::VARCHAR[], subject)) TO {quoted(str(path))}"
             " (FORMAT parquet)",
-            [files(self._lake, [one for _, one in given]), found],
+            [self._lake.files([one for _, one in given]), found],
         )
         return path
 
@@ -245,20 +267,14 @@ class _Taking:
     def _linked(self, table: str, paths: Iterable[tuple[str, str]]) -> str:
         """Files of the lake in the folder, as DuckDB reads them."""
         self._link(table, paths)
-        every = files(self._folder, [f"{table}/"])[0] + "/*/*.parquet"
+        every = escaped(self._folder / table) + "/*/*.parquet"
         return (
             f"read_parquet({quoted(every)}, hive_partitioning = true,"
             " hive_types = {'experiment_id': VARCHAR})"
         )
 
     def _link(self, table: str, paths: Iterable[tuple[str, str]]) -> None:
-        for experiment_id, path in paths:
-            target = self._folder / _place(table, experiment_id, path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(self._lake / path, target)
-            except FileNotFoundError as error:
-                raise SegmentGone(f"{path} was replaced") from error
+        self._lake.link({self._folder / _place(table, one, path): path for one, path in paths})
 
     def _write_ids(self, ids: Collection[str], path: Path) -> None:
         self._cursor.execute(
@@ -277,7 +293,7 @@ class _Taking:
 
 def _plain(path: Path) -> str:
     """A file of our own, as DuckDB reads it."""
-    return f"read_parquet({quoted(files(path.parent, [path.name])[0])}, hive_partitioning = false)"
+    return f"read_parquet({quoted(escaped(path))}, hive_partitioning = false)"
 
 
 def _place(table: str, experiment_id: str, path: str) -> str:

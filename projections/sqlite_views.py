@@ -66,6 +66,7 @@ class SqliteViews:
         """`being_made`: for views that nobody reads yet. A crash loses them, so that no commit
         needs to reach the disk before they are whole."""
         self.path = path
+        self.folder = path.parent
         self.name = self.address = str(path)
         self._log_id = log_id
         self._being_made = being_made

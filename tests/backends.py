@@ -3,15 +3,19 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from events.s3 import open_bucket
 from events.s3_blobs import S3Blobs, open_s3
-from events.settings import S3Access
+from events.s3_settings import S3Access
 from infra.backends.catalog import BACKENDS
 from infra.backends.service import Service
 from infra.backends.versitygw import ACCESS_KEY, BUCKET, SECRET_KEY
+from projections.lake import LakePlace
+from projections.s3_lake import S3Lake, open_s3_lake
 from tests.servers import require
 
 
@@ -69,6 +73,25 @@ class S3Place:
         for name, value in self.environment.items():
             monkeypatch.setenv(name, value)
         return self
+
+    def lake(self, folder: Path, cache_mb: int = 100, owner: str = "this log") -> S3Lake:
+        """A lake there, of a machine that keeps its copies in this folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return open_s3_lake(LakePlace(str(folder), self.uri, owner, cache_mb, self.access))
+
+    def objects(self) -> list[str]:
+        """The keys of all objects there, from the place on."""
+        bucket = open_bucket(self.uri, self.access)
+        pages = bucket.pages("list_objects_v2", Prefix=bucket.key(""))
+        return [
+            one["Key"].removeprefix(bucket.key("")) for p in pages for one in p.get("Contents", [])
+        ]
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an object there."""
+        bucket = open_bucket(self.uri, self.access)
+        body: bytes = bucket.call("get_object", Key=bucket.key(key))["Body"].read()
+        return body
 
     def blobs(self, below: str = "") -> S3Blobs:
         """A store there."""

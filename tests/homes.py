@@ -39,6 +39,7 @@ from events.sqlite_log import SqliteLog
 from projections.database import Views
 from projections.folding import read_checkpoint
 from projections.history import run_points
+from projections.lake import Lake
 from projections.lake_changes import CHANGE_TABLES
 from projections.metrics import blocks
 from projections.opened_views import open_views
@@ -155,11 +156,11 @@ def open_home(folder: Path, log: Log | None = None, views_uri: str | None = None
     views = open_views(views_uri or settings.views_place, log.identity.log_id)
     artifacts = artifact_roots(settings, LocalBlobs(settings.artifacts_path), LocalBlobs)
     said: list[str] = []
-    gc = Gc(log, views, artifacts, settings.lake_path, echo=said.append)
+    gc = Gc(log, views, artifacts, Lake(settings.lake_path), echo=said.append)
     return Home(folder, log, views, gc, said)
 
 
-def content(views: Views, lake: Path) -> dict[str, Any]:
+def content(views: Views, lake: Lake) -> dict[str, Any]:
     """Every row that a rebuild must give again, and every point."""
     found: dict[str, Any] = {}
     with views.read() as connection:
@@ -181,7 +182,7 @@ def content(views: Views, lake: Path) -> dict[str, Any]:
     return found
 
 
-def content_by_number(log: Log, views: Views, lake: Path) -> dict[str, Any]:
+def content_by_number(log: Log, views: Views, lake: Lake) -> dict[str, Any]:
     """The same with each position of the journal as the number of its event, and those of points
     left out: what views of a log and of a copy that has other positions both hold."""
     events = log.read(JOURNAL, 0, log.head(JOURNAL))

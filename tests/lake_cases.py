@@ -13,7 +13,7 @@ from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED
 from events.runs import RUN_CREATED, RUN_DELETED, RUN_PURGED, RunCreated, RunDeleted, RunPurged
 from projections.history import Points, metric_history
-from projections.lake import found_files
+from projections.lake import Lake, found_files
 from projections.page_tokens import Position
 from projections.sqlite_views import SqliteViews
 from workers.projector import Projector
@@ -30,10 +30,12 @@ SMALL = SealerSettings(merge_segments=2, retired_s=0.0, seal_age_s=0.0, round_s=
 class LakeCase:
     """One experiment's runs, from events to histories."""
 
-    def __init__(self, folder: Path, settings: SealerSettings = SMALL) -> None:
+    def __init__(
+        self, folder: Path, settings: SealerSettings = SMALL, lake: Lake | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = MemoryLog()
-        self.lake = folder / "lake"
+        self.lake = lake or Lake(folder / "lake")
         self.views = SqliteViews(folder / "views.db", self.log.identity.log_id)
         self.views.create()
         self.projector = Projector(self.log, self.views)

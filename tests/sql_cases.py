@@ -14,6 +14,7 @@ from events.event import JOURNAL, Event
 from events.memory_log import MemoryLog
 from projections.datasets import inputs_of
 from projections.history import metric_history, run_points
+from projections.lake import Lake
 from projections.logged_models import (
     get_model_row,
     logged_model_params,
@@ -39,13 +40,17 @@ class SqlCase:
     """A log and its views; every question is asked of a snapshot of its own."""
 
     def __init__(
-        self, folder: Path, log: MemoryLog | None = None, views_uri: str | None = None
+        self,
+        folder: Path,
+        log: MemoryLog | None = None,
+        lake: Lake | None = None,
+        views_uri: str | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.log = MemoryLog() if log is None else log
-        self.lake = folder / "lake"
-        self.lake.mkdir()
+        self.lake = lake or Lake(folder / "lake")
+        self.lake.folder.mkdir(exist_ok=True)
         uri = views_uri or f"sqlite:///{folder / 'views.db'}"
         self.views = open_views(uri, self.log.identity.log_id)
         self.views.create()

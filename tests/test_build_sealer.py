@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import workers.rebuild
+from projections.lake import Lake
 from tests.homes import Home, open_home
 from workers.build_sealer import BATCHES, BuildSealer
 from workers.lifeline import ORPHANED
@@ -52,8 +54,8 @@ def wait_until_gone(pid: int) -> None:
 def test_what_could_not_be_sealed_fails_the_rebuild(home: Home, tmp_path: Path) -> None:
     """The command says why, the live views stay, and the process is gone."""
     before = home.content()
-    lake = tmp_path / "no-folder"
-    lake.touch()
+    lake = Lake(tmp_path / "no-folder")
+    lake.folder.touch()
     with pytest.raises(MaintenanceError, match=r"could not be sealed: .*no-folder"):
         run_rebuild(home.log, home.views, lake, echo=home.said.append)
     assert home.content() == before
@@ -91,7 +93,7 @@ def test_it_ends_with_close(home: Home) -> None:
 
 def test_it_ends_with_a_killed_owner(tmp_path: Path) -> None:
     """No process is left of a command that was killed."""
-    work = {"views": str(tmp_path / "none.db"), "log_id": "x", "lake": str(tmp_path)}
+    work = {"views": str(tmp_path / "none.db"), "log_id": "x", "lake": asdict(Lake(tmp_path).place)}
     first = json.dumps({**work, "settings": {}})
     script = (
         "import subprocess, sys, time\n"

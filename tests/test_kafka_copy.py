@@ -18,6 +18,7 @@ from events.kafka_settings import KafkaAccess
 from events.log import Log, LogError
 from events.runs import RUN_DELETED, RUN_PURGED, RunDeleted, RunPurged
 from events.sqlite_log import SqliteLog
+from projections.lake import Lake
 from projections.sqlite_views import SqliteViews
 from tests.homes import Home, content, open_home
 from workers import log_copy
@@ -105,7 +106,7 @@ def views_of(log: Log, folder: Path) -> dict[str, Any]:
     """The rows of views that are made from a log, but where in the points lane they come from."""
     views = SqliteViews(folder / "views.db", log.identity.log_id)
     fold_to_head(log, views)
-    found = content(views, folder / "lake")
+    found = content(views, Lake(folder / "lake"))
     views.close()
     del found["position of points"]
     set_aside: Counter[str] = Counter()

@@ -13,15 +13,18 @@ from events.codec import Series, make_block
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.metrics import POINTS_LOGGED
 from events.runs import RUN_BATCH_LOGGED, RUN_CREATED, Param, RunBatchLogged, RunCreated
+from projections.lake import Lake
+from projections.lake_exports import Step
 from tests.sql_cases import SqlCase
+from workers.exporter import Exporter
 
 ROUNDS = 40
 BATCH = 50
 
 
-def a_case(folder: Path) -> SqlCase:
+def a_case(folder: Path, lake: Lake | None = None) -> SqlCase:
     """An experiment with a run."""
-    case = SqlCase(folder)
+    case = SqlCase(folder, lake=lake)
     case.given(EXPERIMENT_CREATED, "1", ExperimentCreated("one", "uri", 1))
     create_run(case, 0)
     return case
@@ -93,7 +96,7 @@ def test_no_reader_sees_a_file_twice_or_half_a_file(name: str, tmp_path: Path) -
         nonlocal again
         while not stop.is_set():
             try:
-                steps, runs = READERS[name](case.lake)
+                steps, runs = READERS[name](case.lake.folder)
             except GONE:
                 again += 1
                 continue
@@ -139,7 +142,7 @@ def test_a_lake_that_was_moved_opens_where_it_is(tmp_path: Path) -> None:
     case = a_case(tmp_path / "home")
     write(case, 0)
     case.close()
-    moved = case.lake.rename(tmp_path / "moved")
+    moved = case.lake.folder.rename(tmp_path / "moved")
     with duckdb.connect() as connection:
         connection.execute(f"SET VARIABLE runfold_lake = '{moved}'")
         connection.execute((moved / "open.sql").read_text())
@@ -151,9 +154,36 @@ def test_a_lake_that_was_moved_opens_where_it_is(tmp_path: Path) -> None:
 def test_folders_of_an_earlier_layout_give_way(tmp_path: Path) -> None:
     """Segments that an earlier version left where links are now are seen by nobody."""
     case = a_case(tmp_path)
-    old = case.lake / "experiment_id=1" / "metrics"
+    old = case.lake.folder / "experiment_id=1" / "metrics"
     old.mkdir(parents=True)
     (old / "old.parquet").write_bytes(b"not of this version")
     write(case, 0)
-    assert by_duckdb(case.lake)[0] == list(range(BATCH))
+    assert by_duckdb(case.lake.folder)[0] == list(range(BATCH))
+    case.close()
+
+
+def test_a_round_of_exports_ends_while_more_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is logged meanwhile is for the next round, for the sealer waits for this one's end."""
+    case = a_case(tmp_path)
+    case.projector.catch_up()
+    made = 0
+    commit = Exporter._commit
+
+    def busy(self: Exporter, generation: str, step: Step) -> None:
+        nonlocal made
+        made += 1
+        assert made < 20, "the round does not end"
+        create_run(case, made)
+        case.projector.catch_up()
+        commit(self, generation, step)
+
+    monkeypatch.setattr(Exporter, "_commit", busy)
+    case.exporter.round()
+    assert 0 < made < 20
+    monkeypatch.undo()
+    case.exporter.round()
+    params = duckdb.sql(f"SELECT run_id FROM '{tmp_path}/lake/experiment_id=*/params/*.parquet'")
+    assert len(params.fetchall()) == made + 1
     case.close()

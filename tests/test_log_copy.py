@@ -17,6 +17,7 @@ from events.memory_log import MemoryLog
 from events.runs import RUN_DELETED, RUN_PURGED, RunDeleted, RunPurged
 from events.sql_log import SqlLog
 from events.sqlite_log import SqliteLog
+from projections.lake import Lake
 from projections.sqlite_views import SqliteViews
 from tests.homes import Home, content, content_by_number, open_home
 from workers import log_command, log_copy
@@ -68,7 +69,7 @@ def views_of(log: Log, folder: Path) -> dict[str, Any]:
     """The rows of views that are made from a log."""
     views = SqliteViews(folder / "views.db", log.identity.log_id)
     fold_to_head(log, views)
-    found = content(views, folder / "lake")
+    found = content(views, Lake(folder / "lake"))
     views.close()
     return found
 
@@ -105,7 +106,7 @@ def rows_of(log: Log, folder: Path) -> dict[str, Any]:
     """The rows of views that are made from a log whose positions may be its own."""
     views = SqliteViews(folder / "views.db", log.identity.log_id)
     fold_to_head(log, views)
-    found = content_by_number(log, views, folder / "lake")
+    found = content_by_number(log, views, Lake(folder / "lake"))
     views.close()
     return found
 

@@ -23,6 +23,7 @@ from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED, Point
 from events.runs import RUN_BATCH_LOGGED, RUN_CREATED, RunBatchLogged, RunCreated, RunTag
 from projections.folding import Checkpoint, Checkpoints
+from projections.lake import Lake
 from projections.metrics import blocks
 from projections.sqlite_views import SqliteViews
 from tests.homes import content
@@ -111,7 +112,7 @@ def test_points_of_one_run_folded_by_many_at_once_are_all_there_once(
         thread.join(WAIT_S)
     one_alone = SqliteViews(tmp_path / "views.db", "memory")
     fold_to_head(log, one_alone)
-    assert content(views, tmp_path / "lake") == content(one_alone, tmp_path / "lake2")
+    assert content(views, Lake(tmp_path / "lake")) == content(one_alone, Lake(tmp_path))
     with views.read() as connection:
         stored = connection.execute(sa.select(sa.func.sum(blocks.c.points))).scalar()
     journal = len([number for number in range(EVENTS) if number % 9 == 0])

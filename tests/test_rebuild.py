@@ -99,7 +99,7 @@ def test_views_and_lake_that_are_gone_are_made_again(home: Home) -> None:
     home.views.close()
     for path in home.folder.glob("views.db*"):
         path.unlink()
-    for path in home.gc.lake.rglob("*.parquet"):
+    for path in home.gc.lake.folder.rglob("*.parquet"):
         path.unlink()
     rebuild(home)
     assert home.content() == before
@@ -180,7 +180,7 @@ def test_the_metrics_view_brings_its_files(home: Home) -> None:
     """Points that were lost with their segments are sealed again, and the sealer goes on with the
     new files; those of before are deleted."""
     before = home.content()
-    old = set(home.gc.lake.rglob("*.parquet"))
+    old = set(home.gc.lake.folder.rglob("*.parquet"))
     with home.views.write() as connection:
         connection.exec_driver_sql("DELETE FROM segment_runs")
     assert home.content() != before
@@ -190,7 +190,7 @@ def test_the_metrics_view_brings_its_files(home: Home) -> None:
     sealer.round()
     sealer.close()
     assert home.content() == before
-    assert not old & set(home.gc.lake.rglob("*.parquet"))
+    assert not old & set(home.gc.lake.folder.rglob("*.parquet"))
 
 
 def test_a_rebuild_beside_a_projector_loses_nothing(home: Home) -> None:

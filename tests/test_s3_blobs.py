@@ -18,7 +18,8 @@ from events.errors import (
 )
 from events.opened_blobs import check_place, open_blobs
 from events.s3_blobs import CHUNK_BYTES, PART_BYTES, S3Blobs, S3Reading, open_s3
-from events.settings import S3Access, SettingError, Settings
+from events.s3_settings import S3Access
+from events.settings import SettingError, Settings
 from infra.backends.service import Service
 from infra.backends.versitygw import BUCKET
 from tests.backends import S3Place

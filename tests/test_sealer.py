@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-import workers.sealer
 from projections.history import SegmentGone, run_points
-from projections.lake import generation_lock, open_duckdb, remove_file
+from projections.lake import Lake, open_duckdb
+from projections.lake_locks import folder_lock
 from projections.metrics import blocks
 from projections.segments import segments, segments_of
 from projections.sqlite_views import SqliteViews
@@ -37,10 +37,18 @@ class Interrupted:
 
     def __init__(self, views: SqliteViews) -> None:
         self._views = views
+        self.folder = views.folder
         self.before_write: Callable[[], None] = _nothing
 
     def read(self) -> contextlib.AbstractContextManager[sa.Connection]:
         return self._views.read()
+
+    is_on_server = False
+
+    def lock(
+        self, name: str, wait_s: float = 0.0, lost: Callable[[], None] = _nothing
+    ) -> contextlib.AbstractContextManager[None]:
+        return self._views.lock(name, wait_s, lost)
 
     def write(self) -> contextlib.AbstractContextManager[sa.Connection]:
         first, self.before_write = self.before_write, _nothing
@@ -100,7 +108,7 @@ def test_a_seal_moves_points_from_blocks_to_a_file(case: LakeCase) -> None:
     assert count_rows(case, blocks) == 0
     (path,) = case.files()
     duck = open_duckdb(memory_mb=100, threads=1, temp=None)
-    rows = duck.execute("SELECT * FROM read_parquet(?)", [str(case.lake / path)]).fetchall()
+    rows = duck.execute("SELECT * FROM read_parquet(?)", [str(case.lake.folder / path)]).fetchall()
     assert len(rows) == 23
     assert [row[:4] for row in rows] == sorted(row[:4] for row in rows)
     duck.close()
@@ -175,7 +183,7 @@ def test_a_crash_between_file_and_transaction_loses_nothing(
     dying = Sealer(views, case.lake, SMALL)
     views.before_write = die
     with monkeypatch.context() as patch:
-        patch.setattr(workers.sealer, "remove_file", lambda *_: None)
+        patch.setattr(Lake, "discard", lambda *_: None)
         with pytest.raises(_Died):
             dying.seal_all()
     assert len(case.files()) == len(before) + 1
@@ -230,13 +238,13 @@ def test_purged_runs_are_in_no_file(case: LakeCase) -> None:
     assert keeping.remove_purged() == 1
     assert len(case.files()) == 1
     for path in case.files():
-        assert b"secret-name" not in (case.lake / path).read_bytes()
+        assert b"secret-name" not in (case.lake.folder / path).read_bytes()
     assert stored(case, "a") == []
     check_all_there(case, "b", points(10))
     case.purge_run("b")
     keeping.remove_purged()
     assert case.files() == []
-    assert list(case.lake.glob("experiment_id*")) == []
+    assert list(case.lake.folder.glob("experiment_id*")) == []
     keeping.close()
 
 
@@ -344,7 +352,7 @@ def test_files_of_views_being_made_are_left_alone(case: LakeCase, tmp_path: Path
     building.close()
     Sealer(case.views, case.lake, NEVER).round()
     assert case.files() == []
-    assert len(list(case.lake.glob(".lock-*"))) == 1
+    assert len(list(case.lake.folder.glob(".lock-*"))) == 1
     other.close()
 
 
@@ -395,7 +403,7 @@ def test_a_seal_is_dropped_where_other_views_took_the_place(case: LakeCase, tmp_
 
 def test_only_segments_are_swept(case: LakeCase) -> None:
     """A file that somebody put into the lake under another name is left alone."""
-    folder = case.lake / ".segments" / "experiment_id=1" / "metrics"
+    folder = case.lake.folder / ".segments" / "experiment_id=1" / "metrics"
     folder.mkdir(parents=True)
     (folder / "mine.parquet").write_bytes(b"x")
     (folder / f"01234567-{'0' * 36}.parquet.writing").write_bytes(b"x")
@@ -406,10 +414,10 @@ def test_only_segments_are_swept(case: LakeCase) -> None:
 def test_a_lock_whose_file_was_swept_is_taken_anew(tmp_path: Path) -> None:
     """Who waited for a lock and got it on a file that is gone locks the new file instead."""
     waiting = threading.Event()
-    with generation_lock(tmp_path, "g"):
+    with folder_lock(tmp_path, "g"):
 
         def wait() -> None:
-            with generation_lock(tmp_path, "g"):
+            with folder_lock(tmp_path, "g"):
                 waiting.set()
                 release.wait(10)
 
@@ -419,7 +427,7 @@ def test_a_lock_whose_file_was_swept_is_taken_anew(tmp_path: Path) -> None:
         time.sleep(0.1)
         (tmp_path / ".lock-g").unlink()
     assert waiting.wait(10)
-    with generation_lock(tmp_path, "g", wait=False) as had:
+    with folder_lock(tmp_path, "g", wait=False) as had:
         assert not had
     release.set()
     thread.join()
@@ -427,11 +435,11 @@ def test_a_lock_whose_file_was_swept_is_taken_anew(tmp_path: Path) -> None:
 
 def test_a_lock_is_had_once(tmp_path: Path) -> None:
     """Who asks for a generation that another works on is told so."""
-    with generation_lock(tmp_path, "g") as first:
+    with folder_lock(tmp_path, "g") as first:
         assert first
-        with generation_lock(tmp_path, "g", wait=False) as second:
+        with folder_lock(tmp_path, "g", wait=False) as second:
             assert not second
-    with generation_lock(tmp_path, "g", wait=False) as third:
+    with folder_lock(tmp_path, "g", wait=False) as third:
         assert third
 
 
@@ -439,7 +447,7 @@ def test_a_missing_file_is_told(case: LakeCase) -> None:
     """A snapshot that names a file which is gone raises, it never answers with less."""
     case.log_points("a", points(5))
     case.sealer.seal_all()
-    remove_file(case.lake, case.files()[0])
+    case.lake.remove(case.files()[0])
     with pytest.raises(SegmentGone):
         case.history("a", "loss")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import projections.segment_files
 from events.codec import Block, Series, make_block
-from projections.lake import COLUMNS, DuckDB, open_duckdb
+from projections.lake import COLUMNS, DuckDB, Lake, open_duckdb
 from projections.point_columns import Gathered
 from projections.segment_files import Batch, merge_files, write_points
 from projections.segments import Written
@@ -38,14 +38,14 @@ Logged = Sequence[tuple[str, list[tuple[Series, int, int, float]]]]
 FILE = st.lists(st.tuples(st.sampled_from(["a", "b", "run'c"]), st.lists(POINT)), max_size=4)
 
 
-def written(duck: DuckDB, lake: Path, blocks: Logged) -> Written:
+def written(duck: DuckDB, lake: Lake, blocks: Logged) -> Written:
     gathered = Gathered()
     for run_id, points in blocks:
         gathered.add(run_id, make_block(points))
     return write_points(duck, lake, "1", GENERATION, [gathered])
 
 
-def in_pieces(duck: DuckDB, lake: Path, blocks: Logged) -> Written:
+def in_pieces(duck: DuckDB, lake: Lake, blocks: Logged) -> Written:
     """The same, a run a piece."""
     pieces = {run_id: Gathered() for run_id in sorted({"a", *(run_id for run_id, _ in blocks)})}
     for run_id, points in blocks:
@@ -53,10 +53,10 @@ def in_pieces(duck: DuckDB, lake: Path, blocks: Logged) -> Written:
     return write_points(duck, lake, "1", GENERATION, pieces.values())
 
 
-def rows(duck: DuckDB, lake: Path, path: str) -> list[tuple[Any, ...]]:
+def rows(duck: DuckDB, lake: Lake, path: str) -> list[tuple[Any, ...]]:
     """What a file holds, in its order."""
     return duck.execute(
-        f"SELECT {', '.join(COLUMNS)} FROM read_parquet(?)", [str(lake / path)]
+        f"SELECT {', '.join(COLUMNS)} FROM read_parquet(?)", [str(lake.folder / path)]
     ).fetchall()
 
 
@@ -95,24 +95,24 @@ def test_files_and_merges_hold_each_point_once_in_order(
     try:
         paths = []
         for blocks in files:
-            one = written(duck, tmp_path, blocks)
-            assert list(map(shown, rows(duck, tmp_path, one.path))) == in_order(blocks)
-            pieces = in_pieces(duck, tmp_path, blocks)
-            assert list(map(shown, rows(duck, tmp_path, pieces.path))) == in_order(blocks)
+            one = written(duck, Lake(tmp_path), blocks)
+            assert list(map(shown, rows(duck, Lake(tmp_path), one.path))) == in_order(blocks)
+            pieces = in_pieces(duck, Lake(tmp_path), blocks)
+            assert list(map(shown, rows(duck, Lake(tmp_path), pieces.path))) == in_order(blocks)
             assert pieces.runs == one.runs
             paths.append(one.path)
         all_blocks = [block for blocks in files for block in blocks]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(projections.segment_files, "PIECE_POINTS", piece)
             patch.setattr(projections.segment_files, "PIECE_NAMES", names)
-            merged = merge_files(duck, tmp_path, "1", GENERATION, paths)
-            less = merge_files(duck, tmp_path, "1", GENERATION, [merged.path], ["run'c"])
-        assert list(map(shown, rows(duck, tmp_path, merged.path))) == in_order(all_blocks)
+            merged = merge_files(duck, Lake(tmp_path), "1", GENERATION, paths)
+            less = merge_files(duck, Lake(tmp_path), "1", GENERATION, [merged.path], ["run'c"])
+        assert list(map(shown, rows(duck, Lake(tmp_path), merged.path))) == in_order(all_blocks)
         kept = [block for block in all_blocks if block[0] != "run'c"]
-        assert list(map(shown, rows(duck, tmp_path, less.path))) == in_order(kept)
+        assert list(map(shown, rows(duck, Lake(tmp_path), less.path))) == in_order(kept)
         for found in (merged, less):
             counted: dict[str, int] = {}
-            for row in rows(duck, tmp_path, found.path):
+            for row in rows(duck, Lake(tmp_path), found.path):
                 counted[row[0]] = counted.get(row[0], 0) + 1
             assert found.runs == counted
     finally:
@@ -133,15 +133,15 @@ def test_order_holds_over_many_row_groups(tmp_path: Path, threads: int) -> None:
             for step in generator.permutation(100_000)
         ]
         gathered.add(run_id, make_block(points))
-    one = write_points(duck, tmp_path, "1", GENERATION, [gathered])
-    found = [row[:3] for row in rows(duck, tmp_path, one.path)]
+    one = write_points(duck, Lake(tmp_path), "1", GENERATION, [gathered])
+    found = [row[:3] for row in rows(duck, Lake(tmp_path), one.path)]
     assert found == sorted(found)
     assert one.runs == {"a": 100_000, "b": 100_000}
     many = Gathered()
     for place in range(3_000):
         many.add(f"{generator.integers(2**40):010x}", make_block([(series[place % 7], 1, 1, 1.0)]))
-    other = write_points(duck, tmp_path, "1", GENERATION, [many])
-    found = [row[:3] for row in rows(duck, tmp_path, other.path)]
+    other = write_points(duck, Lake(tmp_path), "1", GENERATION, [many])
+    found = [row[:3] for row in rows(duck, Lake(tmp_path), other.path)]
     assert found == sorted(found)
     assert len(found) == 3_000
     duck.close()
@@ -158,12 +158,12 @@ def test_a_merge_spills_what_does_not_fit_its_memory(tmp_path: Path) -> None:
         block = Block([Series("loss")], np.zeros(count, np.uint32), steps, steps, steps / 7)
         gathered = Gathered()
         gathered.add(f"r{part % 2}", block)
-        written = write_points(duck, tmp_path, "1", "0" * 8, [gathered])
+        written = write_points(duck, Lake(tmp_path), "1", "0" * 8, [gathered])
         paths.append(written.path)
     small = open_duckdb(memory_mb=40, threads=1, temp=tmp_path / "spill")
-    merged = merge_files(small, tmp_path, "1", "0" * 8, paths)
+    merged = merge_files(small, Lake(tmp_path), "1", "0" * 8, paths)
     assert merged.runs == {"r0": 2 * count, "r1": 2 * count}
-    again = merge_files(small, tmp_path, "1", "0" * 8, [*paths, merged.path], ["r1"])
+    again = merge_files(small, Lake(tmp_path), "1", "0" * 8, [*paths, merged.path], ["r1"])
     assert again.runs == {"r0": 2 * count}
     rows = duck.execute("SELECT step, value FROM read_parquet(?)", [str(tmp_path / again.path)])
     found = rows.fetchnumpy()

@@ -115,7 +115,7 @@ def _home(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
 def seen_by_others(case: SqlCase) -> Tables:
     """The tables that plain DuckDB makes of the lake's folder."""
     with duckdb.connect() as connection:
-        connection.execute((case.lake / "open.sql").read_text())
+        connection.execute((case.lake.folder / "open.sql").read_text())
         return {
             table.name: connection.execute(f"SELECT DISTINCT * FROM {table.name}").fetchall()
             for table in TABLES
@@ -178,7 +178,7 @@ def rows_of(file: Path) -> list[Any]:
 def parquet_bytes(case: SqlCase) -> str:
     """All that is in any file of the lake, as text."""
     found: list[Any] = []
-    for file in case.lake.rglob("*"):
+    for file in case.lake.folder.rglob("*"):
         if file.is_file() and file.suffix != ".sql":
             assert file.suffix == ".parquet" or file.name.startswith(".lock-")
             if file.suffix == ".parquet":
@@ -271,7 +271,7 @@ def asked_in_a_process(case: SqlCase, statement: str, memory_mb: int = 300) -> s
     limits = QueryLimits(memory_mb=memory_mb)
     with (
         contextlib.closing(Forks()) as forks,
-        contextlib.closing(Child(forks, case.lake / FOLDERS, limits)) as child,
+        contextlib.closing(Child(forks, case.lake.folder / FOLDERS, limits)) as child,
     ):
         taken = take_snapshot(case.views, case.log, case.lake, None, child.folder)
         query = RunningQuery(child, Job(statement, format="csv"), taken.statements)
@@ -326,7 +326,7 @@ def test_an_export_writes_only_parts_that_changed(tmp_path: Path) -> None:
     def files() -> dict[str, str]:
         return {
             f"{file.parent.parent.name}/{file.parent.name}": file.name
-            for file in (case.lake / ".exports").rglob("*.parquet")
+            for file in (case.lake.folder / ".exports").rglob("*.parquet")
         }
 
     before = files()
@@ -346,7 +346,7 @@ def test_a_file_that_vanished_is_told_and_the_folder_is_empty(tmp_path: Path) ->
     """The next try finds the folder as it was; once the file is there again it succeeds."""
     case = a_case(tmp_path)
     case.exporter.round()
-    (file,) = (case.lake / ".exports" / "experiment_id=2" / "tags").iterdir()
+    (file,) = (case.lake.folder / ".exports" / "experiment_id=2" / "tags").iterdir()
     hidden = file.rename(tmp_path / "hidden")
     folder = tmp_path / "given"
     folder.mkdir()

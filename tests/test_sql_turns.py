@@ -69,12 +69,13 @@ def answers(case: SqlCase, settings: Settings, *statements: str) -> list[Any]:
     """The rows of queries that are asked at once."""
 
     async def ask() -> list[Response]:
-        async with query_slots(settings) as slots:
+        async with query_slots(settings, case.lake) as slots:
             services = SimpleNamespace(
                 settings=settings,
                 views=SimpleNamespace(read=_fresh),
                 views_file=case.views,
                 log=case.log,
+                lake=case.lake,
             )
             state = SimpleNamespace(services=services, query_slots=slots)
             asked = [a_request(state, statement) for statement in statements]

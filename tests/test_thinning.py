@@ -172,10 +172,10 @@ def test_a_long_curve_is_read_from_its_summary(tmp_path: Path) -> None:
     assert count >= 10
     before = chart(case, 10)
     assert [before[0][0], before[-1][0]] == [0, 299]
-    for file in case.lake.rglob("*.parquet"):
+    for file in case.lake.folder.rglob("*.parquet"):
         file.rename(file.with_suffix(".away"))
     assert chart(case, 10) == before
-    for file in case.lake.rglob("*.away"):
+    for file in case.lake.folder.rglob("*.away"):
         file.rename(file.with_suffix(".parquet"))
     case.purge_run("a")
     case.sealer.remove_purged()

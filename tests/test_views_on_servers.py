@@ -231,7 +231,7 @@ def test_sql_and_the_lake_say_what_they_say_on_sqlite(server_uri: str, tmp_path:
     """Of the same history, with NaN and the infinities, sealed, merged and exported, and through
     plain DuckDB."""
     expected = played(SqlCase(tmp_path / "sqlite"))
-    found = played(SqlCase(tmp_path / "server", None, server_uri))
+    found = played(SqlCase(tmp_path / "server", views_uri=server_uri))
     assert repr(found) == repr(expected)
     values = {row[3] for row in found["latest_metrics"]}
     assert {math.inf, -math.inf} <= values

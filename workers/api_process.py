@@ -14,13 +14,14 @@ import uvicorn
 
 from api.app import Wiring, create_app
 from events.log import LogError
-from events.settings import Settings
+from events.settings import SettingError, Settings
 from events.worker_counts import WorkerCounts
 from workers.http_protocol import ExpressProtocol
+from workers.lake_tidying import tidied
 from workers.lifeline import end_with_parent
 from workers.logs import configure_logs
 from workers.options import server_options, settings_from
-from workers.server import PORT_TAKEN
+from workers.server import PORT_TAKEN, SETTING_REFUSED
 from workers.stores import opened_stores
 
 logger = structlog.get_logger(__name__)
@@ -56,12 +57,13 @@ def api_command(
     configure_logs(settings.log_level, "api")
     listener = _listen(settings)
     try:
-        with opened_stores(settings) as stores:
+        with opened_stores(settings) as stores, tidied(stores):
             wiring = Wiring(
                 settings,
                 stores.log,
                 stores.views,
                 stores.artifacts,
+                stores.lake,
                 notify_fd,
                 wake_fd,
                 None if counts_fd is None else WorkerCounts(counts_fd),
@@ -69,6 +71,9 @@ def api_command(
             address = f"http://{settings.host}:{settings.port}{settings.static_prefix}"
             logger.info("listening", address=address, home=str(settings.home))
             _server(wiring).run(sockets=[listener])
+    except SettingError as error:
+        click.echo(f"runfold: {error}", err=True)
+        sys.exit(SETTING_REFUSED)
     except LogError as error:
         raise click.ClickException(str(error)) from error
 

@@ -16,13 +16,14 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from events.log import Log
 from projections.database import Views
+from projections.lake import Lake
+from projections.opened_lake import lake_from
 from projections.opened_views import made_views
 from workers.lifeline import ORPHANED
 from workers.logs import configure_logs
@@ -41,7 +42,7 @@ class _Work:
 
     views: str
     log_id: str
-    lake: str
+    lake: dict[str, Any]
     settings: dict[str, Any]
 
 
@@ -52,14 +53,14 @@ class BuildSealer:
     the live ones' place or were given up.
     """
 
-    def __init__(self, made: Views, log: Log, lake: Path, settings: SealerSettings) -> None:
+    def __init__(self, made: Views, log: Log, lake: Lake, settings: SealerSettings) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "workers.cli", "worker", "build-sealer"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        work = _Work(made.address, log.identity.log_id, str(lake), asdict(settings))
+        work = _Work(made.address, log.identity.log_id, asdict(lake.place), asdict(settings))
         self._waits = False
         # Not as arguments, which everybody on the machine can read.
         self._order(json.dumps(asdict(work)))
@@ -171,7 +172,7 @@ def build_sealer_command() -> None:
     work = _Work(**json.loads(first))
     views = made_views(work.views, work.log_id)
     settings = SealerSettings(**work.settings)
-    sealer = Sealer(views, Path(work.lake), settings, building=True)
+    sealer = Sealer(views, lake_from(work.lake), settings, building=True)
     try:
         for answer in serve(views, sealer, _Orders(sys.stdin, sealer)):
             print(answer, flush=True)

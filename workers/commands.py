@@ -22,8 +22,9 @@ def server_command(**options: Any) -> None:
     """
     settings = settings_from(options)
     try:
-        _ = (settings.log_place, settings.views_place, settings.lake_path)
+        _ = (settings.log_place, settings.views_place, settings.lake_place)
         check_place(settings.artifacts_place)
+        check_place(settings.lake_place)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
     sys.exit(run_server(settings))

@@ -13,19 +13,20 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
 
 from events.errors import TemporarilyUnavailable
+from events.event import JOURNAL
 from events.log import Log
 from events.worker_counts import EXPORT_ERRORS, EXPORT_SECONDS, WorkerCounts
-from projections.lake import DuckDB, generation_lock, open_duckdb, remove_file
+from projections.folding import read_checkpoint
+from projections.lake import EXPORTS, DuckDB, Lake, open_duckdb
 from projections.lake_changes import retired_exports
 from projections.lake_exports import (
     EVENT_FILES_MAX,
-    STORE,
+    MARKS_MAX,
     Step,
     Writer,
     add_ranges,
@@ -37,12 +38,15 @@ from projections.lake_exports import (
     export_part,
     forget_ranges,
     get_state,
+    is_of,
     known_exports,
     next_unranged,
     put_state,
     read_ranges,
     rewrite_events,
 )
+from projections.lake_listed import Listed
+from projections.lake_locks import generation_lock, young_s
 from projections.lake_published import Published, wanted_folders
 from projections.segments import ViewsDatabase, create_generation, generation_of, make_durable
 from projections.sql_events import event_columns, read_events
@@ -77,7 +81,7 @@ class Exporter:
         self,
         views: ViewsDatabase,
         log: Log,
-        lake: Path,
+        lake: Lake,
         settings: ExporterSettings | None = None,
         counts: WorkerCounts | None = None,
     ) -> None:
@@ -86,7 +90,7 @@ class Exporter:
         self._lake = lake
         self._settings = settings or ExporterSettings()
         self._counts = counts or WorkerCounts()
-        self._published = Published(lake)
+        self._published = Listed(lake) if lake.is_remote else Published(lake)
         self._sweep_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -119,7 +123,7 @@ class Exporter:
                 return False
             started_ms = time.time_ns() // 1_000_000
             if time.monotonic() >= self._sweep_at:
-                self._sweep()
+                self._sweep(generation)
                 self._sweep_at = time.monotonic() + self._settings.sweep_s
             for step in self._steps(writer):
                 self._commit(generation, step)
@@ -147,7 +151,7 @@ class Exporter:
         if generation is None:
             with self._views.write() as connection:
                 generation = create_generation(connection)
-        with generation_lock(self._lake, generation, wait=wait) as held:
+        with generation_lock(self._views, self._lake, generation, wait=wait) as held:
             if not held:
                 yield None, generation
                 return
@@ -156,6 +160,7 @@ class Exporter:
                 yield writer, generation
 
     def _open_duckdb(self) -> DuckDB:
+        self._lake.ready()
         return open_duckdb(memory_mb=self._settings.memory_mb, threads=1, temp=None)
 
     @contextlib.contextmanager
@@ -169,10 +174,13 @@ class Exporter:
         try:
             with self._transaction(generation) as connection:
                 commit(connection, step, time.time_ns() // 1_000_000)
+        except TemporarilyUnavailable:
+            # Whether it was committed all the same is not known; a sweep finds what was not.
+            raise
         except BaseException:
             for file in step.files:
                 if file.path is not None:
-                    remove_file(self._lake, file.path)
+                    self._lake.discard(file.path)
             raise
 
     def _steps(self, writer: Writer) -> Iterator[Step]:
@@ -187,7 +195,8 @@ class Exporter:
                 with self._views.read() as connection:
                     step = export_part(connection, writer, part)
                 yield step
-            if not any(part.marks for part in parts):
+            # What is marked meanwhile is for the next round: the sealer waits for the lock.
+            if sum(len(part.marks) for part in parts) < MARKS_MAX:
                 break
         for experiment_id, kinds, changes in marked:
             with self._views.read() as connection:
@@ -197,6 +206,8 @@ class Exporter:
 
     def _event_steps(self, writer: Writer) -> Iterator[Step]:
         seen: set[str] = set()
+        with self._views.read() as connection:
+            head = read_checkpoint(connection, JOURNAL).position
         while True:
             with self._views.read() as connection:
                 after = get_state(connection, "events")
@@ -211,6 +222,8 @@ class Exporter:
                 step.files.append(writer.rows(experiment_id, "events", part, raw))
             seen.update(found)
             yield step
+            if reached >= head:
+                break
         for experiment_id in sorted(seen):
             with self._views.read() as connection:
                 if len(event_files(connection, experiment_id)) < EVENT_FILES_MAX:
@@ -242,17 +255,21 @@ class Exporter:
                 return
             make_durable(connection)
         for path in paths:
-            remove_file(self._lake, path)
+            self._lake.remove(path)
         with self._views.write() as connection:
             for path in paths:
                 gone = sa.delete(retired_exports).where(retired_exports.c.path == path)
                 connection.execute(gone)
 
-    def _sweep(self) -> None:
+    def _sweep(self, generation: str) -> None:
         """Deletes the files that a crash, or views that are gone, have left."""
+        # Listed first: what becomes one of the views' files meanwhile is not among them.
+        found = list(self._lake.found(EXPORTS, young_s=young_s(self._views)))
         with self._views.read() as connection:
+            if generation_of(connection) != generation:
+                return
             known = known_exports(connection)
-        for file in (self._lake / STORE).glob("*/*/*"):
-            path = str(file.relative_to(self._lake))
-            if path not in known:
-                remove_file(self._lake, path)
+        for path, is_young in found:
+            # Views that are being made have no exports, so what is not of these is of gone ones.
+            if path not in known and not (is_young and is_of(path, generation)):
+                self._lake.remove(path)

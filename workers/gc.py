@@ -15,7 +15,6 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import click
@@ -31,7 +30,8 @@ from events.runs import RUN_CREATED, RUN_PURGED, RunPurged
 from events.settings import SettingError
 from projections.comparison import SPILL
 from projections.database import Views
-from projections.lake import generation_lock
+from projections.lake import Lake
+from projections.lake_locks import generation_lock
 from projections.purges import Choice, Chosen, choose, purged_subjects, refusal_at
 from projections.scrubbing import kept_data
 from projections.segments import generation_of
@@ -89,7 +89,7 @@ class Gc:
     log: Log
     views: Views
     artifacts: ArtifactRoots
-    lake: Path
+    lake: Lake
     echo: Echo = click.echo
 
 
@@ -281,7 +281,7 @@ def _is_empty(store: BlobStore, folder: str) -> bool:
 def _clean_segments(stores: Gc) -> None:
     """Has every segment rewritten that holds purged runs, and deletes the old files at once."""
     # A verify that was killed has left it; one that runs would hold the maintenance lock.
-    shutil.rmtree(stores.lake / SPILL, ignore_errors=True)
+    shutil.rmtree(stores.lake.folder / SPILL, ignore_errors=True)
     sealer = Sealer(
         stores.views,
         stores.lake,
@@ -308,7 +308,7 @@ def _clean_views(stores: Gc) -> None:
     with contextlib.ExitStack() as held:
         if generation is not None:
             # The copy has the same segments: nothing is sealed or merged until it is the live one.
-            held.enter_context(generation_lock(stores.lake, generation))
+            held.enter_context(generation_lock(stores.views, stores.lake, generation))
         publish(stores.log, held.enter_context(stores.views.copied()), stores.views)
 
 
@@ -374,8 +374,7 @@ def gc_command(
             older_than_ms=parse_age(older_than) if older_than else 0,
         )
         with existing_stores(settings_from(options)) as stores:
-            lake = stores.settings.lake_path
-            gc = Gc(stores.log, stores.views, stores.artifacts, lake)
+            gc = Gc(stores.log, stores.views, stores.artifacts, stores.lake)
             report = run_gc(gc, choice, dry_run=dry_run)
     except (RunfoldError, MaintenanceError, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error

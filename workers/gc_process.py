@@ -12,6 +12,7 @@ import structlog
 from events import worker_counts
 from events.errors import RunfoldError
 from events.log import LogError
+from events.settings import SettingError
 from events.worker_counts import WorkerCounts
 from projections.database import GC
 from projections.purges import Choice
@@ -71,7 +72,7 @@ def gc_worker_command(older_than: str, interval: str, **options: Any) -> None:
                 stores.log,
                 stores.views,
                 stores.artifacts,
-                process.settings.lake_path,
+                stores.lake,
                 echo=lambda line: logger.info("gc", said=line),
             )
 
@@ -79,7 +80,7 @@ def gc_worker_command(older_than: str, interval: str, **options: Any) -> None:
                 run_often(gc, choice, parse_age(interval) / 1000, process.ended, process.counts)
 
             process.run(stores.views, GC, purge)
-    except LogError as error:
+    except (LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error
 
 

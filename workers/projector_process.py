@@ -20,6 +20,7 @@ from events.blobs import BlobStore
 from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import JOURNAL, Partition
 from events.log import LogError, PointsShare
+from events.settings import SettingError
 from events.wake import GROWN, wake
 from projections.database import PROJECTOR
 from projections.same_log import remember_log, require_within
@@ -67,7 +68,7 @@ def projector_command(
                 Projector(s.log, s.views, folded, process.counts).run(process.ended, wake_fd)
 
             process.run(s.views, PROJECTOR, fold)
-    except (LogError, TemporarilyUnavailable) as error:
+    except (LogError, SettingError, TemporarilyUnavailable) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +16,7 @@ from events.event import Partition
 from events.log import Log, LogError
 from events.settings import SettingError
 from projections.database import PROJECTOR, AlreadyRunning, Views
+from projections.lake import Lake
 from projections.replacement import NAMES, NotReplaced, lanes_of, replace_view
 from workers.build_sealer import BuildSealer
 from workers.logs import configure_logs
@@ -41,7 +41,7 @@ Echo = Callable[[str], None]
 
 
 def run_rebuild(
-    log: Log, live: Views, lake: Path, view: str | None = None, *, echo: Echo = click.echo
+    log: Log, live: Views, lake: Lake, view: str | None = None, *, echo: Echo = click.echo
 ) -> None:
     """Rebuilds all views, or the one of this name, beside a running server or without one.
 
@@ -118,6 +118,6 @@ def rebuild_command(view: str | None, **options: Any) -> None:
     gc.set_threshold(COLLECT_EVERY, 20, 50)
     try:
         with existing_stores(settings_from(options)) as stores:
-            run_rebuild(stores.log, stores.views, stores.settings.lake_path, view)
+            run_rebuild(stores.log, stores.views, stores.lake, view)
     except (RunfoldError, MaintenanceError, NotReplaced, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,16 +26,14 @@ from events import worker_counts
 from events.errors import TemporarilyUnavailable
 from events.worker_counts import WorkerCounts
 from projections.lake import (
-    LOCK,
     DuckDB,
+    Lake,
     found_files,
-    generation_lock,
-    locked_generations,
     open_duckdb,
-    remove_file,
     spill_folder,
 )
 from projections.lake_exports import add_ranges, merge_ranges
+from projections.lake_locks import generation_lock, locked_generations, remove_lock, young_s
 from projections.segment_files import Batch, merge_files, write_points
 from projections.segments import (
     Pending,
@@ -119,7 +116,7 @@ class Sealer:
     def __init__(
         self,
         views: ViewsDatabase,
-        lake: Path,
+        lake: Lake,
         settings: SealerSettings | None = None,
         *,
         building: bool = False,
@@ -222,9 +219,10 @@ class Sealer:
                 found = create_generation(connection)
         with contextlib.ExitStack() as held:
             if not self._building:
-                held.enter_context(generation_lock(self._lake, found))
+                held.enter_context(generation_lock(self._views, self._lake, found))
             elif self._held_generation != found:
-                self._held.enter_context(generation_lock(self._lake, found))
+                lock = generation_lock(self._views, self._lake, found, lost=self.interrupt)
+                self._held.enter_context(lock)
                 self._held_generation = found
             # Memory and temporary files are given back before the lock is.
             held.callback(self._close_duckdb)
@@ -245,12 +243,24 @@ class Sealer:
                 raise _Changed("other views took the place of these")
             yield connection
 
+    @contextlib.contextmanager
+    def _used(self, written: Written | None) -> Iterator[None]:
+        """Around the transaction that makes a file one of the views': it goes where that fails."""
+        try:
+            yield
+        except BaseException as error:
+            # Of a server that went away nobody knows whether it has committed; a sweep finds out.
+            if written is not None and not isinstance(error, TemporarilyUnavailable):
+                self._lake.discard(written.path)
+            raise
+
     def _cursor(self, generation: str) -> DuckDB:
         """DuckDB for this round; who has the lock is the only one that has it open."""
         if self._interrupted:
-            raise _Interrupted("the sealer was told to stop")
+            raise _Interrupted("the sealer was told to stop, or has lost its lock")
         with self._opening:
             if self._duckdb is None:
+                self._lake.ready()
                 spill = spill_folder(self._lake, generation)
                 shutil.rmtree(spill, ignore_errors=True)
                 self._duckdb = open_duckdb(
@@ -298,19 +308,15 @@ class Sealer:
         if not ids:
             return False
         try:
-            with self._transaction(generation) as connection:
+            with self._used(written), self._transaction(generation) as connection:
                 if delete_blocks(connection, ids) != len(ids):
                     raise _Changed("a run was purged")
                 if written is not None:
                     add(connection, experiment_id, written)
                     ranges = [(run_id, *range) for run_id, range in batch.ranges.items()]
                     add_ranges(connection, written.segment_id, ranges)
-        except BaseException as error:
-            if written is not None:
-                remove_file(self._lake, written.path)
-            if isinstance(error, _Changed):
-                return False
-            raise
+        except _Changed:
+            return False
         points, size_bytes = (written.points, written.size_bytes) if written else (0, 0)
         seconds = time.monotonic() - started
         self._counts.observe(worker_counts.SEAL_SECONDS, seconds)
@@ -395,7 +401,7 @@ class Sealer:
             lambda: merge_files(cursor, self._lake, experiment_id, generation, paths, without)
         )
         try:
-            with self._transaction(generation) as connection:
+            with self._used(written), self._transaction(generation) as connection:
                 if not remove(connection, chosen):
                     raise _Changed("a segment is not part of the views any more")
                 retire(connection, chosen, time.time_ns() // 1_000_000)
@@ -403,13 +409,10 @@ class Sealer:
                 merge_ranges(connection, written.segment_id, merged, without)
                 if written.points:
                     add(connection, experiment_id, written)
-        except BaseException as error:
-            remove_file(self._lake, written.path)
-            if isinstance(error, _Changed):
-                return
-            raise
+        except _Changed:
+            return
         if not written.points:
-            remove_file(self._lake, written.path)
+            self._lake.discard(written.path)
         seconds = time.monotonic() - started
         self._counts.observe(worker_counts.MERGE_SECONDS, seconds)
         self._counts.add(worker_counts.MERGED_POINTS, written.points)
@@ -443,7 +446,7 @@ class Sealer:
                 return
             make_durable(connection)
         for path in paths:
-            remove_file(self._lake, path)
+            self._lake.remove(path)
         with self._views.write() as connection:
             forget_retired(connection, paths)
 
@@ -452,28 +455,30 @@ class Sealer:
         know, and those of generations that nobody holds and that are not the live one."""
         if self._duckdb is None:
             shutil.rmtree(spill_folder(self._lake, generation), ignore_errors=True)
+        # Listed first: what becomes one of the views' files meanwhile is not among them.
+        found = list(found_files(self._lake, young_s=young_s(self._views)))
         with self._views.read() as connection:
             known = known_paths(connection)
         others: dict[str, list[str]] = {}
-        for name in locked_generations(self._lake) - {generation}:
+        for name in locked_generations(self._views, self._lake) - {generation}:
             others[name] = []
-        for file in found_files(self._lake):
+        for file in found:
             if file.generation != generation:
                 others.setdefault(file.generation, []).append(file.path)
-            elif file.path not in known:
+            elif file.path not in known and not file.is_young:
                 logger.info("deleting a file that a crash has left", path=file.path)
-                remove_file(self._lake, file.path)
+                self._lake.remove(file.path)
         if self._building:
             return
         for name, paths in others.items():
-            with generation_lock(self._lake, name, wait=False) as held:
+            with generation_lock(self._views, self._lake, name, wait=False) as held:
                 # Views that were being made give up their lock once they are the live ones, so
                 # which ones are live is looked at after the lock was had.
                 if held and self._is_live(generation):
                     for path in paths:
-                        remove_file(self._lake, path)
+                        self._lake.remove(path)
                     shutil.rmtree(spill_folder(self._lake, name), ignore_errors=True)
-                    (self._lake / f"{LOCK}{name}").unlink(missing_ok=True)
+                    remove_lock(self._views, self._lake, name)
                     if paths:
                         logger.info("deleted the files of views that are gone", files=len(paths))
 

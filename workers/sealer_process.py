@@ -17,8 +17,10 @@ from typing import Any
 import click
 
 from events.log import LogError
+from events.settings import SettingError
 from projections.database import SEALER
 from workers.exporter import Exporter, ExporterSettings
+from workers.lake_tidying import tidied
 from workers.options import server_options
 from workers.sealer import Sealer, SealerSettings
 from workers.stores import Stores, opened_stores
@@ -39,25 +41,28 @@ def sealer_command(**options: Any) -> None:
     """
     process = WorkerProcess("sealer", options)
     try:
-        with opened_stores(process.settings) as stores:
+        with opened_stores(process.settings) as stores, tidied(stores):
             process.run(stores.views, SEALER, lambda: _seal(process, stores))
-    except LogError as error:
+    except (LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error
 
 
 def _seal(process: WorkerProcess, stores: Stores) -> None:
     settings, stop, counts = process.settings, process.ended, process.counts
-    sealing = SealerSettings(seal_points=settings.seal_points, seal_age_s=settings.seal_age_s)
+    retired_s = stores.lake.retired_s
+    sealing = SealerSettings(
+        seal_points=settings.seal_points, seal_age_s=settings.seal_age_s, retired_s=retired_s
+    )
     nice = ThreadPoolExecutor(1, "heavy", _be_nice)
     sealer = Sealer(
         stores.views,
-        settings.lake_path,
+        stores.lake,
         sealing,
         heavy=lambda work: nice.submit(work).result(),
         counts=counts,
     )
-    exporting = ExporterSettings(export_age_s=settings.export_age_s)
-    exporter = Exporter(stores.views, stores.log, settings.lake_path, exporting, counts)
+    exporting = ExporterSettings(export_age_s=settings.export_age_s, retired_s=retired_s)
+    exporter = Exporter(stores.views, stores.log, stores.lake, exporting, counts)
     beside = [
         threading.Thread(target=sealer.run, args=(stop,), name="sealer"),
         threading.Thread(target=exporter.run, args=(stop,), name="exporter"),

@@ -28,8 +28,8 @@ HEALTHY_S = 20.0
 TEND_S = 0.1
 SEALER_AFTER_S = 2.0
 """The first answer does not need the sealer, so it leaves the processors to the others' start."""
-PORT_TAKEN, FOLDER_TAKEN = 98, 97
-"""Exit codes for what another try does not help; the first is the API's too."""
+PORT_TAKEN, FOLDER_TAKEN, SETTING_REFUSED = 98, 97, 96
+"""Exit codes for what another try does not help; all but the second are the API's too."""
 
 
 @dataclass
@@ -138,7 +138,7 @@ def _tend(children: list[_Child]) -> int:
         ended = child.process.poll()
         if ended is None:
             continue
-        if ended == PORT_TAKEN:
+        if ended in (PORT_TAKEN, SETTING_REFUSED):
             return ended
         child.failures = 0 if now - child.started > HEALTHY_S else child.failures + 1
         delay_s = RESTART_DELAYS_S[min(child.failures, len(RESTART_DELAYS_S) - 1)]

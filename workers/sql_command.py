@@ -31,7 +31,7 @@ from projections.query_process import (
     threads_for,
 )
 from projections.query_statement import names_in
-from projections.sql_snapshot import SegmentGone, take_snapshot
+from projections.sql_snapshot import SegmentGone, fetch_ahead, take_snapshot
 from projections.sql_tables import BY_NAME
 from workers.logs import configure_logs
 from workers.maintenance import LOG_LEVEL, MaintenanceError, existing_stores, fold_to_head
@@ -123,11 +123,11 @@ class FolderSource:
 
     def ask(self, job: Job, experiment_ids: Sequence[str] | None) -> Iterator[bytes]:
         """The answer in pieces. Raises QueryFailed."""
-        stores, settings = self.stores, self.stores.settings
+        stores = self.stores
         fold_to_head(stores.log, stores.views)
-        folders = settings.lake_path / FOLDERS
+        folders = stores.lake.folder / FOLDERS
         sweep(folders)
-        with contextlib.closing(Child(self.forks, folders, limits_of(settings))) as child:
+        with contextlib.closing(Child(self.forks, folders, limits_of(stores.settings))) as child:
             declarations = self._declarations(job.statement, experiment_ids, child.folder)
             query = RunningQuery(child, job, declarations)
             query.begin()
@@ -138,15 +138,12 @@ class FolderSource:
         self, statement: str, experiment_ids: Sequence[str] | None, folder: Path
     ) -> Sequence[str]:
         stores = self.stores
+        tables = names_in(statement, QUERY_NAMES)
         for _ in range(SNAPSHOTS_MAX):
             with contextlib.suppress(SegmentGone):
+                fetch_ahead(stores.views, stores.lake, experiment_ids, tables)
                 return take_snapshot(
-                    stores.views,
-                    stores.log,
-                    stores.settings.lake_path,
-                    experiment_ids,
-                    folder,
-                    names_in(statement, QUERY_NAMES),
+                    stores.views, stores.log, stores.lake, experiment_ids, folder, tables
                 ).statements
         raise QueryFailed("A file of the lake is missing: `runfold rebuild` makes it anew.")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from events.artifact_uris import ArtifactRoots, artifact_roots
-from events.errors import TemporarilyUnavailable
+from events.errors import RunfoldError, TemporarilyUnavailable
 from events.kafka_settings import KafkaAccess
 from events.log import CopyTarget, Log, LogError
 from events.opened_blobs import open_blobs
@@ -20,6 +20,8 @@ from events.sql_log import SqlLog
 from events.sql_servers import DEFAULT_POOL, DriverMissing, Pool
 from events.sqlite_log import SqliteLog
 from projections.database import Views
+from projections.lake import Lake
+from projections.opened_lake import lake_of
 from projections.opened_views import open_views
 from projections.same_log import require_same_log
 from workers.log_copy import require_whole
@@ -27,12 +29,13 @@ from workers.log_copy import require_whole
 
 @dataclass(frozen=True)
 class Stores:
-    """The opened log and views, and the artifact folders."""
+    """The opened log, views and lake, and the artifact folders."""
 
     settings: Settings
     log: Log
     views: Views
     artifacts: ArtifactRoots
+    lake: Lake
 
 
 PLAIN_KAFKA = KafkaAccess()
@@ -99,6 +102,17 @@ def opened_artifacts(settings: Settings) -> ArtifactRoots:
     return artifact_roots(settings, opened(settings.artifacts_place), opened)
 
 
+def _opened_lake(settings: Settings, log_id: str) -> Lake:
+    """The lake, which is refused where S3 refuses it; an S3 server that is away may come."""
+    lake = lake_of(settings, log_id)
+    try:
+        with contextlib.suppress(TemporarilyUnavailable):
+            lake.ready()
+    except RunfoldError as error:
+        raise SettingError(f"the lake can't be used: {error.message}") from error
+    return lake
+
+
 @contextlib.contextmanager
 def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
     """The stores of these settings, closed at the end; the log must be there if not to `make`.
@@ -109,10 +123,11 @@ def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
     log = open_log(settings.log_place, pool, settings.kafka_access, make=make)
     views = _open_views(settings, log, pool)
     artifacts = opened_artifacts(settings)
+    lake = _opened_lake(settings, log.identity.log_id)
     try:
         with contextlib.suppress(TemporarilyUnavailable):
             require_same_log(log, views)
-        yield Stores(settings, log, views, artifacts)
+        yield Stores(settings, log, views, artifacts, lake)
     finally:
         views.close()
         log.close()

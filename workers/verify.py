@@ -6,7 +6,6 @@ import contextlib
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +17,8 @@ from events.settings import SettingError
 from projections.comparison import Compared, compare
 from projections.database import Views
 from projections.folding import read_checkpoint
-from projections.lake import generation_lock, remove_file
+from projections.lake import Lake
+from projections.lake_locks import generation_lock
 from projections.segments import generation_of, known_paths
 from workers.build_sealer import BuildSealer
 from workers.logs import configure_logs
@@ -41,7 +41,7 @@ SEALING = SealerSettings(merge_segments=1 << 60)
 Echo = Callable[[str], None]
 
 
-def run_verify(log: Log, live: Views, lake: Path, *, echo: Echo = click.echo) -> bool:
+def run_verify(log: Log, live: Views, lake: Lake, *, echo: Echo = click.echo) -> bool:
     """Whether the live views are what the log gives; tells what differs.
 
     Works beside a running server: compared is the live views' state of one instant. Raises
@@ -74,13 +74,13 @@ def run_verify(log: Log, live: Views, lake: Path, *, echo: Echo = click.echo) ->
 
 
 @contextlib.contextmanager
-def _files_held(live: Views, lake: Path) -> Iterator[None]:
+def _files_held(live: Views, lake: Lake) -> Iterator[None]:
     """Keeps the sealer from deleting files that the snapshot will name: it waits meanwhile."""
     with live.read() as connection:
         generation = generation_of(connection)
     with contextlib.ExitStack() as stack:
         if generation is not None:
-            stack.enter_context(generation_lock(lake, generation))
+            stack.enter_context(generation_lock(live, lake, generation))
         yield
 
 
@@ -109,11 +109,11 @@ def _tell(results: Sequence[Compared], positions: dict[Partition, int], echo: Ec
         echo(f"The live views are what the log gives at {at}.")
 
 
-def _remove_files(made: Views, lake: Path) -> None:
+def _remove_files(made: Views, lake: Lake) -> None:
     with made.read() as connection:
         paths = known_paths(connection)
     for path in paths:
-        remove_file(lake, path)
+        lake.remove(path)
 
 
 @click.command("verify")
@@ -127,7 +127,7 @@ def verify_command(**options: Any) -> None:
     gc.set_threshold(COLLECT_EVERY, 20, 50)
     try:
         with existing_stores(settings_from(options)) as stores:
-            equal = run_verify(stores.log, stores.views, stores.settings.lake_path)
+            equal = run_verify(stores.log, stores.views, stores.lake)
     except (RunfoldError, MaintenanceError, LogError, SettingError) as error:
         raise click.ClickException(str(error)) from error
     if not equal:

@@ -20,6 +20,7 @@ from tests.test_compose import COMPOSE, OURS
 from tests.test_counters import parsed
 
 KAFKA, S3, SHARED = "kafka:9092/runfold", "http://s3:7070", "/shared/"
+BUCKET = "s3://runfold/"
 PREFIX = f"compose-{os.urandom(4).hex()}"
 
 
@@ -31,6 +32,7 @@ def addresses(
     return {
         KAFKA: f"{kafka.uri.removeprefix('kafka://')}/{PREFIX}",
         S3: s3_server.uri,
+        BUCKET: f"{BUCKET}{PREFIX}/",
         SHARED: f"{tmp_path_factory.mktemp('shared')}/",
     }
 
@@ -139,4 +141,5 @@ def test_the_addresses_are_those_of_the_file() -> None:
     assert environment["RUNFOLD_LOG_URI"] == f"kafka://{KAFKA}"
     assert environment["RUNFOLD_VIEWS_URI"].startswith(f"sqlite:///{SHARED}")
     assert environment["MLFLOW_S3_ENDPOINT_URL"] == S3
-    assert environment["RUNFOLD_LAKE_URI"].startswith(SHARED)
+    for name in ("RUNFOLD_LAKE_URI", "MLFLOW_ARTIFACTS_DESTINATION"):
+        assert environment[name].startswith(BUCKET)
