@@ -29,6 +29,10 @@ cost it, and this process, more than the fold."""
 STALLED_S = 10.0
 """An append that takes longer waits for a server that is away: what comes meanwhile is refused, for
 of that it is certain that it is not in the log."""
+GATHER_S = 0.002
+"""How long requests gather for a log on a server, while fewer have come than are expected: all
+processes together make one commit at a time there, and many small ones take them the longest. A
+local log's commit is over too soon for that."""
 COMMIT_EVENTS_MAX = 2_000
 COMMIT_BYTES_MAX = 16 << 20
 
@@ -49,7 +53,8 @@ _END: _Request = ((), lambda _result: None)
 class GroupCommit:
     """A thread that appends what was submitted since its last commit, all in one transaction.
 
-    There is no timer: while one commit is on its way to the disk the next one gathers.
+    While one commit is on its way to the disk the next one gathers; of a log on a server, for a
+    little longer where more are expected.
     """
 
     def __init__(self, log: Log, woken: Callable[[bytes], None], settle: Settle) -> None:
@@ -61,6 +66,8 @@ class GroupCommit:
         self.counts = CommitCounts()
         self._told = 0.0
         self._owes_wake = False
+        self._expected = 0
+        """How many requests may come for the next commit: who was answered often asks again."""
         self._appending_since = 0.0
         self._settle = settle
         self._waiting: queue.SimpleQueue[_Request] = queue.SimpleQueue()
@@ -95,6 +102,7 @@ class GroupCommit:
         events: list[NewEvent] = []
         size_bytes = 0
         request = self._first()
+        until = time.monotonic() + GATHER_S
         while request is not _END:
             requests.append(request)
             events += request[0]
@@ -103,9 +111,11 @@ class GroupCommit:
             if len(events) >= COMMIT_EVENTS_MAX or size_bytes >= COMMIT_BYTES_MAX:
                 return requests, events, False
             # Nobody else takes from the queue.
-            if waiting.empty():
+            left_s = until - time.monotonic() if len(requests) < self._expected else 0.0
+            try:
+                request = waiting.get(block=left_s > 0, timeout=max(0.0, left_s))
+            except queue.Empty:
                 return requests, events, False
-            request = waiting.get()
         return requests, events, True
 
     def _first(self) -> _Request:
@@ -157,6 +167,9 @@ class GroupCommit:
             return
         finally:
             self._appending_since = 0.0
+            # Counted before anybody is answered, and so before they can ask again.
+            if not self._log.is_near:
+                self._expected = len(requests) + self._waiting.qsize()
         self.counts.seconds.observe(time.perf_counter() - started)
         self.counts.events.observe(len(events))
         self._owes_wake = True

@@ -78,14 +78,44 @@ def test_what_waits_during_a_commit_is_the_next_one() -> None:
     log.go.set()
     commit.close()
     assert log.sizes == [1, 15]
-    assert [got[place] for place in range(6)] == [
-        [1],
-        [2],
-        [3, 4],
-        [5, 6, 7],
-        [8, 9, 10, 11],
-        [12, 13, 14, 15, 16],
-    ]
+
+
+@pytest.mark.parametrize("is_near", [True, False])
+def test_a_log_on_a_server_gets_few_large_commits(
+    monkeypatch: pytest.MonkeyPatch, is_near: bool
+) -> None:
+    """The next commit there waits for those who were answered together. One alone is not held up,
+    and nobody is for long, nor where the log is near."""
+    monkeypatch.setattr(group_commit, "GATHER_S", 60.0)
+    log, told, answered = SlowLog(), Told(), threading.Semaphore(0)
+    log.is_near = is_near
+    commit = GroupCommit(log, told.woken, told.settle)
+
+    def ask() -> None:
+        commit.submit([event()], lambda _result: answered.release())
+
+    ask()
+    assert log.begun.wait(5)
+    ask()
+    ask()
+    log.go.set()
+    assert answered.acquire(timeout=5)
+    if is_near:
+        assert answered.acquire(timeout=5)
+        assert answered.acquire(timeout=5)
+        assert log.sizes == [1, 2]
+    else:
+        ask()
+        for _ in range(3):
+            assert answered.acquire(timeout=5)
+        monkeypatch.setattr(group_commit, "GATHER_S", 0.01)
+        ask()
+        assert answered.acquire(timeout=5)
+        monkeypatch.setattr(group_commit, "GATHER_S", 60.0)
+        ask()
+        assert answered.acquire(timeout=5)
+        assert log.sizes == [1, 3, 1, 1]
+    commit.close()
 
 
 def test_a_commit_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

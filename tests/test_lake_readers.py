@@ -184,6 +184,8 @@ def test_a_round_of_exports_ends_while_more_is_logged(
     assert 0 < made < 20
     monkeypatch.undo()
     case.exporter.round()
-    params = duckdb.sql(f"SELECT run_id FROM '{tmp_path}/lake/experiment_id=*/params/*.parquet'")
-    assert len(params.fetchall()) == made + 1
+    with duckdb.connect() as connection:
+        pattern = f"{tmp_path}/lake/experiment_id=*/params/*.parquet"
+        rows = connection.execute(f"SELECT run_id FROM '{pattern}'").fetchall()
+    assert len(rows) == made + 1
     case.close()
