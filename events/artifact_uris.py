@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from events.blobs import BlobStore, safe_path
 from events.errors import InvalidParameterValue
-from events.settings import SettingError, Settings, is_bucket
+from events.places import SettingError, is_bucket
+from events.settings import Settings
 
 PROXY_ROUTE: Final = "/api/2.0/mlflow-artifacts/artifacts/"
 LOCATION_CHARACTERS_MAX: Final = 2048

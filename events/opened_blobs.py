@@ -9,8 +9,8 @@ from typing import Any
 
 from events.blobs import BlobStore
 from events.local_blobs import LocalBlobs
+from events.places import SettingError, is_bucket
 from events.s3_settings import S3Access
-from events.settings import SettingError, is_bucket
 
 
 def check_place(place: str | Path) -> None:

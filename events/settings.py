@@ -6,7 +6,6 @@ Names of flags and environment variables are MLflow's where it has one.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from events.kafka_settings import KAFKA_SETTINGS, KafkaAccess
+from events.places import (
+    SettingError,
+    folder_path,
+    is_bucket,
+    known_bucket,
+    known_log_uri,
+    known_views_uri,
+)
 from events.s3_settings import S3Access
+
+POOL_CLASSES = ("QueuePool", "NullPool")
 
 
 @dataclass(frozen=True)
@@ -136,70 +145,6 @@ class Settings:
             return "mlflow-artifacts:/"
         place = self.artifacts_place
         return place if isinstance(place, str) else place.absolute().as_uri()
-
-
-class SettingError(ValueError):
-    """A setting has a value that can't be used; the message says which and what to give."""
-
-
-POOL_CLASSES = ("QueuePool", "NullPool")
-
-DATABASE_SCHEMES = (
-    "postgresql",
-    "postgresql+psycopg",
-    "postgresql+psycopg2",
-    "mysql",
-    "mysql+pymysql",
-    "mariadb",
-    "mariadb+pymysql",
-)
-"""What the URI of a database on a server begins with."""
-
-
-def is_bucket(place: str) -> bool:
-    """Whether a place is in S3."""
-    return place.startswith("s3://")
-
-
-def known_bucket(uri: str, flag: str) -> str:
-    """The `s3:` URI without a slash at its end. Raises SettingError where it names no bucket."""
-    if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/.*)?", uri):
-        raise SettingError(f"{flag} takes s3://BUCKET/PREFIX, not {uri!r}")
-    return uri.rstrip("/")
-
-
-def known_log_uri(uri: str) -> str:
-    """The URI. Raises SettingError where no kind of log has one like it."""
-    scheme, separator, _ = uri.partition("://")
-    if uri.startswith(("sqlite:///", "kafka://")) or (separator and scheme in DATABASE_SCHEMES):
-        return uri
-    shown = f"{scheme}://…" if separator else repr(uri)
-    raise SettingError(
-        "the log is sqlite:///PATH, postgresql://USER@HOST/DATABASE, "
-        f"mysql+pymysql://USER@HOST/DATABASE or kafka://HOST:PORT/PREFIX, not {shown}"
-    )
-
-
-def known_views_uri(uri: str) -> str:
-    """The URI. Raises SettingError where views can't be kept in such a place."""
-    scheme, separator, _ = uri.partition("://")
-    if uri.startswith("sqlite:///") or (separator and scheme in DATABASE_SCHEMES):
-        return uri
-    shown = f"{scheme}://…" if separator else repr(uri)
-    raise SettingError(
-        "--views-uri is sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
-        f"mysql+pymysql://USER@HOST/DATABASE, not {shown}"
-    )
-
-
-def folder_path(uri: str | None, default: Path, flag: str) -> Path:
-    """The folder that a path or `file:///…` URI names. Raises SettingError for other schemes."""
-    if uri is None:
-        return default
-    path = uri.removeprefix("file://")
-    if "://" in path:
-        raise SettingError(f"{flag} takes a folder in this version, not {uri!r}")
-    return Path(path)
 
 
 @dataclass(frozen=True)

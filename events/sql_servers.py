@@ -10,7 +10,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 import structlog
 
-from events.settings import DATABASE_SCHEMES
+from events.places import DATABASE_SCHEMES
 
 logger = structlog.get_logger(__name__)
 

@@ -65,6 +65,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "memory_log",
         "mysql_log",
         "opened_blobs",
+        "places",
         "postgresql_log",
         "s3",
         "s3_blobs",

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from events.event import JOURNAL, POINTS, NewEvent
 from events.log import LogError
-from events.settings import DATABASE_SCHEMES, SettingError, Settings
+from events.places import DATABASE_SCHEMES, SettingError
+from events.settings import Settings
 from events.sql_log import SqlLog
 from events.sql_servers import Pool, kind_of, open_server
 from infra.backends.service import Service

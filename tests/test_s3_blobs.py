@@ -17,9 +17,10 @@ from events.errors import (
     TemporarilyUnavailable,
 )
 from events.opened_blobs import check_place, open_blobs
+from events.places import SettingError
 from events.s3_blobs import CHUNK_BYTES, PART_BYTES, S3Blobs, S3Reading, open_s3
 from events.s3_settings import S3Access
-from events.settings import SettingError, Settings
+from events.settings import Settings
 from infra.backends.service import Service
 from infra.backends.versitygw import BUCKET
 from tests.backends import S3Place

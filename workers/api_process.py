@@ -14,7 +14,8 @@ import uvicorn
 
 from api.app import Wiring, create_app
 from events.log import LogError
-from events.settings import SettingError, Settings
+from events.places import SettingError
+from events.settings import Settings
 from events.worker_counts import WorkerCounts
 from workers.http_protocol import ExpressProtocol
 from workers.lake_tidying import tidied

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from events.opened_blobs import check_place
-from events.settings import SettingError
+from events.places import SettingError
 from workers.options import server_options, settings_from
 from workers.server import run_server
 

@@ -20,8 +20,8 @@ from events.event import GAP, JOURNAL, LANES, Event, Lane, Partition
 from events.log import Log, LogError
 from events.logged_models import LOGGED_MODEL_CREATED
 from events.metrics import number_text
+from events.places import SettingError
 from events.runs import RUN_CREATED
-from events.settings import SettingError
 from projections.database import Views
 from projections.folding import rejected_between
 from workers.maintenance import MaintenanceError, existing_stores

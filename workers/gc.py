@@ -26,8 +26,8 @@ from events.event import JOURNAL, Event, EventType, NewEvent
 from events.experiments import EXPERIMENT_CREATED, EXPERIMENT_PURGED, ExperimentPurged
 from events.log import Log, LogError
 from events.logged_models import LOGGED_MODEL_CREATED, LOGGED_MODEL_PURGED, LoggedModelPurged
+from events.places import SettingError
 from events.runs import RUN_CREATED, RUN_PURGED, RunPurged
-from events.settings import SettingError
 from projections.comparison import SPILL
 from projections.database import Views
 from projections.lake import Lake

@@ -12,7 +12,7 @@ import structlog
 from events import worker_counts
 from events.errors import RunfoldError
 from events.log import LogError
-from events.settings import SettingError
+from events.places import SettingError
 from events.worker_counts import WorkerCounts
 from projections.database import GC
 from projections.purges import Choice

@@ -14,7 +14,8 @@ import msgspec
 from events.errors import RunfoldError
 from events.event import JOURNAL, Event
 from events.log import PURGED_TYPES, Log, LogError
-from events.settings import SettingError, Settings
+from events.places import SettingError
+from events.settings import Settings
 from projections.purges import purged_subjects
 from projections.scrubbing import kept_data
 from projections.sqlite_views import SqliteViews

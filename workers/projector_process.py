@@ -20,7 +20,7 @@ from events.blobs import BlobStore
 from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import JOURNAL, Partition
 from events.log import LogError, PointsShare
-from events.settings import SettingError
+from events.places import SettingError
 from events.wake import GROWN, wake
 from projections.database import PROJECTOR
 from projections.same_log import remember_log, require_within

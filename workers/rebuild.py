@@ -14,7 +14,7 @@ import click
 from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import Partition
 from events.log import Log, LogError
-from events.settings import SettingError
+from events.places import SettingError
 from projections.database import PROJECTOR, AlreadyRunning, Views
 from projections.lake import Lake
 from projections.replacement import NAMES, NotReplaced, lanes_of, replace_view

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from events.log import LogError
-from events.settings import SettingError
+from events.places import SettingError
 from projections.database import SEALER
 from workers.exporter import Exporter, ExporterSettings
 from workers.lake_tidying import tidied

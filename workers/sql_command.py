@@ -18,7 +18,8 @@ import click
 
 from events.errors import RunfoldError
 from events.log import LogError
-from events.settings import SettingError, Settings
+from events.places import SettingError
+from events.settings import Settings
 from projections.query_forks import Forks, QueryFault
 from projections.query_process import (
     FOLDERS,

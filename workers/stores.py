@@ -15,7 +15,8 @@ from events.errors import RunfoldError, TemporarilyUnavailable
 from events.kafka_settings import KafkaAccess
 from events.log import CopyTarget, Log, LogError
 from events.opened_blobs import open_blobs
-from events.settings import SettingError, Settings, known_log_uri
+from events.places import SettingError, known_log_uri
+from events.settings import Settings
 from events.sql_log import SqlLog
 from events.sql_servers import DEFAULT_POOL, DriverMissing, Pool
 from events.sqlite_log import SqliteLog

@@ -13,7 +13,7 @@ import click
 from events.errors import RunfoldError, TemporarilyUnavailable
 from events.event import Partition
 from events.log import Log, LogError
-from events.settings import SettingError
+from events.places import SettingError
 from projections.comparison import Compared, compare
 from projections.database import Views
 from projections.folding import read_checkpoint
