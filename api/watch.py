@@ -23,6 +23,9 @@ logger = structlog.get_logger(__name__)
 
 POLL_WAITING_S = 0.02
 """How often to look at the checkpoints while somebody waits and no wake-up comes."""
+POLL_WAITING_ALONE_S = 0.005
+"""The same where no projector wakes this process: a read waits half as long as that for nothing,
+and a look costs 0.1 to 0.2 ms of a processor."""
 POLL_IDLE_S = 1.0
 POLL_ALONE_S = 0.1
 """The same where no projector wakes this process: for so long it may take a run for active that was
@@ -47,6 +50,7 @@ class Watch:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._looking = False
         self._look_after = False
+        self._waiting_s = POLL_WAITING_ALONE_S
         self.checkpoints: Mapping[Partition, Checkpoint] = Checkpoints()
         self.waits = 0
         self.waited = Histogram(SECONDS)
@@ -56,6 +60,7 @@ class Watch:
     def listen(self, wake_fd: int) -> None:
         """Looks at the checkpoints whenever this pipe gets a byte."""
         os.set_blocking(wake_fd, False)
+        self._waiting_s = POLL_WAITING_S
 
         def woken() -> None:
             with contextlib.suppress(BlockingIOError):
@@ -123,7 +128,7 @@ class Watch:
 
     def _look_soon(self) -> None:
         if self._looks_again is None and any(self._waiters.values()):
-            self._looks_again = self._loop.call_later(POLL_WAITING_S, self._look_again)
+            self._looks_again = self._loop.call_later(self._waiting_s, self._look_again)
 
     def when_reached(self, partition: Partition, position: int, reached: Reached) -> None:
         """Has `reached` called once, when a partition has reached a position or has stopped."""
