@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -124,6 +125,12 @@ def _options(quick: bool, given: dict[str, float | int | None]) -> Options:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the table and the charts go.  [default: docs/benchmarks for a whole run]",
 )
+@click.option(
+    "--name",
+    default=report.NAME,
+    show_default=True,
+    help="What the table is called; charts are drawn for the default alone.",
+)
 def main(
     cases: Sequence[str] | None,
     servers: Sequence[str] | None,
@@ -132,6 +139,7 @@ def main(
     peers: Path,
     work: Path,
     output: Path | None,
+    name: str,
     **given: float | int | None,
 ) -> None:
     """Measure Runfold beside MLflow, FastTrackML and the yardstick."""
@@ -144,23 +152,27 @@ def main(
     options = _options(quick, given)
     work = work.expanduser().resolve()
     work.mkdir(parents=True, exist_ok=True)
-    if file_system(work) == "tmpfs":
-        raise click.ClickException(f"{work} is in memory, where an fsync costs nothing: --work")
+    # The servers that Runfold builds on have temporary folders.
+    for place, remedy in ((work, "--work"), (Path(tempfile.gettempdir()), "TMPDIR")):
+        if file_system(place) == "tmpfs":
+            raise click.ClickException(
+                f"{place} is in memory, where an fsync costs nothing: {remedy}"
+            )
     bench = Bench(options, Peers(peers.expanduser().resolve()), work)
     chosen = list(servers or SERVERS)
-    for name in VERSIONS:
-        if name in chosen:
-            bench.peers.program(name)
+    for peer in VERSIONS:
+        if peer in chosen:
+            bench.peers.program(peer)
     whole = not (cases or servers or quick)
     folder = output or (DOCS if whole else work / "results")
-    for name in cases or BY_NAME:
-        run_case(bench, BY_NAME[name], chosen)
+    for case in cases or BY_NAME:
+        run_case(bench, BY_NAME[case], chosen)
         # Written after each case, so that what was measured stays when the rest is cut short.
-        report.write(bench.results, head_of(bench), folder)
+        report.write(bench.results, head_of(bench), folder, name)
     if RUNFOLD in chosen:
         calibrate(bench)
-    report.write(bench.results, head_of(bench), folder)
-    click.echo((folder / "results.md").read_text("utf-8"))
+    report.write(bench.results, head_of(bench), folder, name)
+    click.echo((folder / f"{name}.md").read_text("utf-8"))
     click.echo(f"Written to {folder}", err=True)
 
 

@@ -53,6 +53,8 @@ class Clients:
     sources: Sequence[Source]
     every_s: float = 0.0
     """The least time from one request of a connection to its next; 0: at once."""
+    port: int | None = None
+    """Where they go; by default to the port of the load."""
 
 
 @dataclass
@@ -212,7 +214,8 @@ async def _run(
         waiting.append([])
         for source in clients.sources:
             connection = _Connection(source, clients.every_s, started + seconds, outcome)
-            await loop.create_connection(lambda made=connection: made, ADDRESS, port)  # type: ignore[misc]
+            to = port if clients.port is None else clients.port
+            await loop.create_connection(lambda made=connection: made, ADDRESS, to)  # type: ignore[misc]
             waiting[-1].append(connection.done)
     for futures, outcome in zip(waiting, outcomes, strict=True):
         await asyncio.gather(*futures)

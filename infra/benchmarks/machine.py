@@ -45,7 +45,16 @@ def machine(work: Path) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions of what was compared, and of what Runfold is built on."""
-    libraries = ("uvicorn", "uvloop", "msgspec", "duckdb", "numpy", "pysqlite3")
+    libraries = (
+        "uvicorn",
+        "uvloop",
+        "msgspec",
+        "duckdb",
+        "numpy",
+        "pysqlite3",
+        "psycopg",
+        "kafka-python",
+    )
     return {
         "Runfold": version("runfold"),
         "MLflow": VERSIONS["mlflow"],

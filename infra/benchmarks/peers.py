@@ -12,6 +12,8 @@ from pathlib import Path
 from infra.benchmarks.rows import FASTTRACKML, MLFLOW
 
 VERSIONS = {MLFLOW: "3.17.2", FASTTRACKML: "0.6.0"}
+BESIDE = {MLFLOW: ("psycopg2-binary==2.9.13",), FASTTRACKML: ()}
+"""What else is installed: what a server needs for the databases that it is measured on."""
 PROGRAMS = {MLFLOW: "mlflow", FASTTRACKML: "fml"}
 LOCK = Path(__file__).resolve().parents[1] / "locks" / "test.txt"
 
@@ -29,17 +31,17 @@ class Peers:
         """A peer's command, installed where it is missing."""
         program = self._venv(name) / "bin" / PROGRAMS[name]
         done = self._venv(name) / "installed"
-        if not done.exists():
-            self._install(name)
-            done.touch()
+        wanted = [f"{name}=={VERSIONS[name]}", *BESIDE[name]]
+        if not done.exists() or done.read_text().split() != wanted:
+            self._install(name, list(wanted))
+            done.write_text("\n".join(wanted))
         return program
 
-    def _install(self, name: str) -> None:
+    def _install(self, name: str, wanted: list[str]) -> None:
         venv = self._venv(name)
         print(f"Installing {name} {VERSIONS[name]} into {venv}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-        wanted = [f"{name}=={VERSIONS[name]}"]
         if name == MLFLOW:
             # What MLflow needs has the versions of the tests' lock, so that no later release of
             # a library changes the figures.

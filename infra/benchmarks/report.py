@@ -19,6 +19,8 @@ from infra.benchmarks.results import (
 )
 from infra.benchmarks.rows import ROWS, RUNFOLD, SERVERS, TITLES, Row
 
+NAME = "results"
+"""What the table and the JSON are called, where nothing else is asked for."""
 MET = {True: "yes", False: "**no**", None: ""}
 
 
@@ -121,9 +123,9 @@ def markdown(results: Results, head: Head, chart_files: Iterable[str]) -> str:
     for group in dict.fromkeys(row.group for row in rows):
         of_group = [row for row in rows if row.group == group]
         lines += ["", f"## {group}", "", *_table(results, of_group, head.cases)]
-    lines += ["", "## Charts"]
-    for file in chart_files:
-        lines += ["", f"![{titles[file]}]({file})"]
+    drawn = [line for file in chart_files for line in ("", f"![{titles[file]}]({file})")]
+    if drawn:
+        lines += ["", "## Charts", *drawn]
     for title, found in (("Notes", _notes(results)), ("Wrong answers", _problems(results))):
         if found:
             lines += ["", f"## {title}", "", *found]
@@ -162,11 +164,11 @@ def as_json(results: Results, head: Head) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def write(results: Results, head: Head, folder: Path) -> None:
-    """Writes the table, the JSON and the charts."""
+def write(results: Results, head: Head, folder: Path, name: str = NAME) -> None:
+    """Writes the table and the JSON, and the charts where it is the usual name."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = charts(results)
+    drawn = charts(results) if name == NAME else {}
     for file, text in drawn.items():
         (folder / file).write_text(text, "utf-8")
-    (folder / "results.json").write_text(as_json(results, head), "utf-8")
-    (folder / "results.md").write_text(markdown(results, head, drawn), "utf-8")
+    (folder / f"{name}.json").write_text(as_json(results, head), "utf-8")
+    (folder / f"{name}.md").write_text(markdown(results, head, drawn), "utf-8")

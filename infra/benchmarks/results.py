@@ -93,9 +93,9 @@ def _verdict(results: Results, row: Row, target: Target) -> Verdict:
     if isinstance(target, Limit):
         return _limit_verdict(results, row, target)
     reached = ratio(results, row, target.server, target.row)
-    name = "itself over 5,000 runs" if target.server == RUNFOLD else TITLES[target.server]
+    name = target.named or TITLES[target.server]
     met = None if reached is None else reached >= target.factor
-    if target.server == RUNFOLD:
+    if target.server == RUNFOLD and row.better == "less":
         # Read as a person asks it: how many times as long.
         shown = "not measured" if reached is None else f"{1 / reached:.2g} ×"
         return Verdict(f"≤ {1 / target.factor:.3g} × {name}", shown, met)

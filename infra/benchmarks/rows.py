@@ -2,7 +2,7 @@
 
 Absolute times and rates were set on a machine where the yardstick reached REFERENCE_RATES; on
 another they scale by what the yardstick reaches there. Bytes do not scale, and neither do the times
-of SQL, which its issue names for any machine of two cores.
+of SQL and of reads past one machine, which their issues name for any machine of two cores.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Against:
     factor: float
     row: str | None = None
     """The other server's row, where it is not the same one."""
+    named: str | None = None
+    """What the table calls what it is compared with, where the server's name would not say it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ READING = "Searching and reading"
 BESIDE = "Reading beside the load"
 STORING = "Disk, memory, upkeep"
 SQL = "SQL"
+PAST = "Past one machine"
 
 QUERIES = {
     "newest": "newest",
@@ -168,7 +171,7 @@ _READING_ROWS = (
             f"search over 100,000 runs: {title}",
             "ms",
             "less",
-            (Against(RUNFOLD, 1 / 3, f"search-{name}"),),
+            (Against(RUNFOLD, 1 / 3, f"search-{name}", "itself over 5,000 runs"),),
         )
         for name, title in QUERIES.items()
     ),
@@ -341,10 +344,56 @@ _SQL_ROWS = (
     ),
 )
 
+
+def _past_rows(log: str, title: str, wanted: Against) -> tuple[Row, ...]:
+    """The rows of one kind of log; the views are on PostgreSQL in all of them."""
+    return (
+        Row(
+            log,
+            PAST,
+            f"log on {title}: the load of the first case through one API process",
+            "points/s",
+            "more",
+            (wanted,),
+        ),
+        Row(
+            f"{log}-two",
+            PAST,
+            f"log on {title}: the same through two API processes",
+            "points/s",
+            "more",
+            (Against(RUNFOLD, 1, log, "one API process"),),
+        ),
+        Row(
+            f"{log}-lag",
+            PAST,
+            f"log on {title}: until the views have caught up after these loads",
+            "s",
+            "less",
+            (Limit(10),),
+        ),
+        Row(
+            f"{log}-fresh",
+            PAST,
+            f"log on {title}: a read right after a write, p50",
+            "ms",
+            "less",
+            (Limit(30),),
+        ),
+        Row(f"{log}-fresh-p99", PAST, f"log on {title}: its p99", "ms", "less", (Limit(150),)),
+    )
+
+
+_PAST_ROWS = (
+    *_past_rows("postgresql", "PostgreSQL", Against(MLFLOW, 10, None, "MLflow on PostgreSQL")),
+    *_past_rows("kafka", "Kafka", Against(MLFLOW, 8, "log-batch", "MLflow on SQLite")),
+)
+
 ROWS: tuple[Row, ...] = (
     *_LOGGING_ROWS,
     *_READING_ROWS,
     *_BESIDE_ROWS,
     *_STORING_ROWS,
     *_SQL_ROWS,
+    *_PAST_ROWS,
 )

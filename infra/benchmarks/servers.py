@@ -129,12 +129,19 @@ class Server:
 @contextlib.contextmanager
 def running(name: str, folder: Path, peers: Peers, flags: Sequence[str] = ()) -> Iterator[Server]:
     """A server over a folder, which may hold data already; stopped at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
+    with running_command(name, command_of(name, port, peers, flags), port, folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_command(name: str, command: Sequence[str], port: int, folder: Path) -> Iterator[Server]:
+    """What a command starts in a folder, once it answers on a port; stopped at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
     output = folder.with_name(folder.name + ".output")
     with output.open("ab") as out:
         process = subprocess.Popen(
-            command_of(name, port, peers, flags),
+            list(command),
             cwd=folder,
             env={**os.environ, **QUIET, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from infra.backends.catalog import BACKENDS
 from infra.benchmarks.bodies import Shape, Stream
 from infra.benchmarks.client import Client
 from infra.benchmarks.load import Outcome, Source, run_load
 from infra.benchmarks.memory import PeakMemory, cpu_s, wait_until_quiet
+from infra.benchmarks.parts import PARTITIONS, backed
 from infra.benchmarks.results import percentile
-from infra.benchmarks.servers import folder_bytes, free_port, runfold_command
+from infra.benchmarks.servers import folder_bytes
 
 CONNECTIONS = 4
 """To each API process, each with a run of its own."""
@@ -35,8 +34,9 @@ POINTS, KEYS = 1_000, 20
 WARM_UP = 20
 """Requests of each connection that don't count."""
 READS = 200
-LOGS = ("sqlite", "postgresql", "mariadb")
-START_S_MAX, CATCH_UP_S_MAX = 60.0, 600.0
+LOGS = ("sqlite", "postgresql", "mariadb", "kafka")
+VIEWS = ("sqlite", "postgresql", "mariadb")
+CATCH_UP_S_MAX = 600.0
 MILLION = 1e6
 
 
@@ -47,41 +47,6 @@ class Role:
     name: str
     pid: int
     port: int = 0
-
-
-@contextlib.contextmanager
-def backend(name: str) -> Iterator[tuple[str, Role | None]]:
-    """The URI of a database server, and its process; nothing for SQLite."""
-    if name == "sqlite":
-        yield "", None
-        return
-    service = BACKENDS[name].make(None)
-    try:
-        service.start()
-        assert service.process is not None
-        yield service.uri, Role(name, service.process.pid)
-    finally:
-        service.remove()
-
-
-@contextlib.contextmanager
-def started(words: str, home: Path, flags: Sequence[str]) -> Iterator[Role]:
-    """One role, once it answers."""
-    port = free_port()
-    of_port = "--port" if words == "api" else "--metrics-port"
-    command = runfold_command(*words.split(), of_port, str(port), "--home", str(home), *flags)
-    with (home / "output").open("ab") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-    try:
-        deadline = time.monotonic() + START_S_MAX
-        while Client(port).status("GET", "/ready") != 200:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise click.ClickException(f"{words} did not start; see {home / 'output'}")
-            time.sleep(0.1)
-        yield Role(words.rpartition(" ")[2], process.pid, port)
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def limited(stream: Stream, count: int) -> Source:
@@ -127,6 +92,7 @@ def measured(roles: Sequence[Role], requests: int) -> str:
     """Loads the API processes and tells of all roles, as Markdown."""
     apis = [role for role in roles if role.name == "api"]
     client = Client(apis[0].port)
+    rest(roles, client)
     ports = {
         api.port: [
             Stream(client.create_run(), CONNECTIONS * place + number, Shape(POINTS, KEYS, 50))
@@ -173,22 +139,30 @@ def rest(roles: Sequence[Role], client: Client) -> None:
 
 
 @click.command()
-@click.option("--log", "log_name", type=click.Choice(LOGS), default="sqlite")
+@click.option("--log", "log_name", type=click.Choice(LOGS), default="sqlite", show_default=True)
+@click.option(
+    "--views", "views_name", type=click.Choice(VIEWS), default="sqlite", show_default=True
+)
+@click.option("--partitions", default=PARTITIONS, show_default=True, help="Of points on Kafka.")
 @click.option("--apis", default=1, show_default=True, help="API processes.")
+@click.option("--projectors", default=1, show_default=True, help="Projectors.")
 @click.option("--requests", default=500, show_default=True, help="Requests of each connection.")
-def main(log_name: str, apis: int, requests: int) -> None:
+def main(
+    log_name: str, views_name: str, partitions: int, apis: int, projectors: int, requests: int
+) -> None:
     """Measures what each role costs, and prints a table in Markdown."""
-    home = Path(tempfile.mkdtemp(prefix="runfold-sizing-"))
+    folder = Path(tempfile.mkdtemp(prefix="runfold-sizing-"))
     with contextlib.ExitStack() as running:
-        running.callback(shutil.rmtree, home, ignore_errors=True)
-        uri, service = running.enter_context(backend(log_name))
-        roles = [] if service is None else [service]
-        flags = ["--log-uri", uri] if uri else []
-        for words in ["worker projector", "worker sealer", *["api"] * apis]:
-            roles.insert(0, running.enter_context(started(words, home, flags)))
-        click.echo(f"The log on {log_name}, the views on SQLite.\n")
+        running.callback(shutil.rmtree, folder, ignore_errors=True)
+        parts = running.enter_context(backed(folder / "all", log_name, views_name, partitions))
+        roles = [Role(name, one.process.pid) for name, one in parts.services.items() if one.process]
+        workers = ["worker projector"] * projectors + ["worker sealer"]
+        for words in [*workers, *["api"] * apis]:
+            part = running.enter_context(parts.part(words))
+            roles.insert(0, Role(part.name, part.pid, part.port))
+        click.echo(f"The log on {log_name}, the views on {views_name}.\n")
         click.echo(measured(roles, requests))
-        lake = folder_bytes(home / "lake")
+        lake = folder_bytes(parts.home / "lake")
         points = (requests + WARM_UP) * CONNECTIONS * POINTS * apis
         click.echo(f"The lake has {lake / points:.2f} bytes a point.")
 

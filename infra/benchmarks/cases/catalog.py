@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from infra.benchmarks.bench import Case
-from infra.benchmarks.cases import disk, history, logging, questions, runs, sql, upkeep
+from infra.benchmarks.cases import (
+    backends,
+    disk,
+    history,
+    logging,
+    questions,
+    runs,
+    sql,
+    upkeep,
+)
 
 CASES: tuple[Case, ...] = (
     *logging.CASES,
@@ -13,4 +22,5 @@ CASES: tuple[Case, ...] = (
     *upkeep.CASES,
     *sql.CASES,
     *questions.CASES,
+    *backends.CASES,
 )
