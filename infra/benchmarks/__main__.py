@@ -165,8 +165,8 @@ def main(
             bench.peers.program(peer)
     whole = not (cases or servers or quick)
     folder = output or (DOCS if whole else work / "results")
-    for case in cases or BY_NAME:
-        run_case(bench, BY_NAME[case], chosen)
+    for case_name in cases or BY_NAME:
+        run_case(bench, BY_NAME[case_name], chosen)
         # Written after each case, so that what was measured stays when the rest is cut short.
         report.write(bench.results, head_of(bench), folder, name)
     if RUNFOLD in chosen:
