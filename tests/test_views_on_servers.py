@@ -249,7 +249,7 @@ def test_views_are_rebuilt_verified_and_purged(server_uri: str, tmp_path: Path) 
     home.run("c", "1", "third")
     home.fold()
     before, lake = home.content(), home.gc.lake
-    for view in (None, "runs", "metrics"):
+    for view in (None, "metrics"):
         run_rebuild(home.log, home.views, lake, view, echo=home.said.append)
         assert home.content() == before
     assert run_verify(home.log, home.views, lake, echo=home.said.append)
