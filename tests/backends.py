@@ -79,6 +79,17 @@ class S3Place:
         folder.mkdir(parents=True, exist_ok=True)
         return open_s3_lake(LakePlace(str(folder), self.uri, owner, cache_mb, self.access))
 
+    def clear(self, below: str) -> int:
+        """Deletes what is there below this, also where the environment has no credentials; returns
+        how many objects that were."""
+        with pytest.MonkeyPatch.context() as patched:
+            self.entered(patched)
+            bucket = open_bucket(self.uri, self.access)
+            keys = [key for key in self.objects() if key.startswith(below)]
+            for key in keys:
+                bucket.call("delete_object", Key=bucket.key(key))
+            return len(keys)
+
     def objects(self) -> list[str]:
         """The keys of all objects there, from the place on."""
         bucket = open_bucket(self.uri, self.access)

@@ -19,7 +19,7 @@ import pytest
 from events.kafka_log import init_log
 from events.kafka_settings import KafkaAccess
 from infra.backends.service import Service
-from tests.backends import drop_views, fresh_database
+from tests.backends import drop_views, fresh_database, fresh_place
 from tests.servers import Server, runfold
 
 
@@ -69,18 +69,26 @@ def on_database(home: Path, service: Service) -> Iterator[Stack]:
 @contextlib.contextmanager
 def _kafka(home: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
     """The log on Kafka, under a prefix of its own, with three partitions of points; the views in a
-    database of their own on PostgreSQL."""
+    database of their own on PostgreSQL; the lake and the artifacts in S3."""
     uri = str(request.getfixturevalue("kafka").uri) + f"/stack-{os.urandom(4).hex()}"
     init_log(uri, KafkaAccess(), partitions=3)
     database: Service = request.getfixturevalue("postgresql")
+    place = fresh_place(request.getfixturevalue("s3_server"))
     with contextlib.contextmanager(fresh_database)(database) as views_uri:
-        flags = ("--log-uri", uri, "--views-uri", views_uri)
-        yield Stack(home, uri, lambda: _delete_on_server(home, views_uri), flags)
+
+        def delete_views() -> None:
+            _delete_on_server(home, views_uri)
+            assert place.clear("lake/")
+
+        flags = ("--log-uri", uri, "--views-uri", views_uri, "--lake-uri", f"{place.uri}/lake")
+        flags += ("--artifacts-destination", f"{place.uri}/artifacts")
+        yield Stack(home, uri, delete_views, flags, place.environment)
 
 
 def _delete_on_server(home: Path, views_uri: str) -> None:
     assert drop_views(views_uri)
-    shutil.rmtree(home / "lake", ignore_errors=True)
+    for name in ("lake", "lake-cache"):
+        shutil.rmtree(home / name, ignore_errors=True)
 
 
 def _delete_files(home: Path) -> None:

@@ -22,9 +22,9 @@ ROUNDS = 40
 BATCH = 50
 
 
-def a_case(folder: Path, lake: Lake | None = None) -> SqlCase:
+def a_case(folder: Path, lake: Lake | None = None, views_uri: str | None = None) -> SqlCase:
     """An experiment with a run."""
-    case = SqlCase(folder, lake=lake)
+    case = SqlCase(folder, lake=lake, views_uri=views_uri)
     case.given(EXPERIMENT_CREATED, "1", ExperimentCreated("one", "uri", 1))
     create_run(case, 0)
     return case

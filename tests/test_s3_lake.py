@@ -275,21 +275,29 @@ def test_two_machines_share_a_lake(case: LakeCase, s3_place: S3Place, tmp_path: 
     other.close()
 
 
-# SQL, and other engines.
+# SQL, and other engines, with the views in a file and on a server.
 
 
-def test_sql_reads_a_lake_in_s3(s3_place: S3Place, tmp_path: Path) -> None:
-    """Each table is as REST says it, on a machine that has no copy, and of one experiment alone."""
-    case = a_case(tmp_path / "home", s3_place.lake(tmp_path / "home" / "cache"))
-    for number in range(3):
-        write(case, number)
-    forget(case.lake)
-    assert without_times(case.tables()) == as_rest_says(case)
-    assert copies(case.lake)
-    forget(case.lake)
-    assert case.tables(["none"])["runs"] == []
-    assert copies(case.lake) == {}
+@pytest.fixture(params=("sqlite", "postgresql"))
+def s3_case(request: pytest.FixtureRequest, s3_place: S3Place, tmp_path: Path) -> Iterator[SqlCase]:
+    """An experiment with a run, whose lake is in S3."""
+    uri = request.param
+    views_uri = None if uri == "sqlite" else str(request.getfixturevalue("postgresql_uri"))
+    case = a_case(tmp_path / "home", s3_place.lake(tmp_path / "home" / "cache"), views_uri)
+    yield case
     case.close()
+
+
+def test_sql_reads_a_lake_in_s3(s3_case: SqlCase) -> None:
+    """Each table is as REST says it, on a machine that has no copy, and of one experiment alone."""
+    for number in range(3):
+        write(s3_case, number)
+    forget(s3_case.lake)
+    assert without_times(s3_case.tables()) == as_rest_says(s3_case)
+    assert copies(s3_case.lake)
+    forget(s3_case.lake)
+    assert s3_case.tables(["none"])["runs"] == []
+    assert copies(s3_case.lake) == {}
 
 
 def fetched_by_list(place: S3Place, folder: Path) -> duckdb.DuckDBPyConnection:
@@ -306,11 +314,12 @@ def fetched_by_list(place: S3Place, folder: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def test_plain_duckdb_reads_files_that_were_fetched(s3_place: S3Place, tmp_path: Path) -> None:
+def test_plain_duckdb_reads_files_that_were_fetched(
+    s3_case: SqlCase, s3_place: S3Place, tmp_path: Path
+) -> None:
     """All tables, each point and run once, through the list; after a purge nothing of it."""
-    case = a_case(tmp_path / "home", s3_place.lake(tmp_path / "home" / "cache"))
     for number in range(4):
-        write(case, number)
+        write(s3_case, number)
     with fetched_by_list(s3_place, tmp_path / "fetched") as connection:
         steps = connection.execute("SELECT step FROM metrics ORDER BY step").fetchall()
         assert [row[0] for row in steps] == list(range(200))
@@ -319,49 +328,43 @@ def test_plain_duckdb_reads_files_that_were_fetched(s3_place: S3Place, tmp_path:
         assert connection.execute("SELECT count(*) FROM logged_models").fetchall() == [(0,)]
         ids = connection.execute("SELECT DISTINCT experiment_id FROM runs").fetchall()
         assert ids == [("1",)]
-    case.given(RUN_DELETED, "run2", RunDeleted())
-    case.given(RUN_PURGED, "run2", RunPurged())
-    case.projector.catch_up()
-    case.sealer.remove_purged()
-    case.exporter.remove_purged()
+    s3_case.given(RUN_DELETED, "run2", RunDeleted())
+    s3_case.given(RUN_PURGED, "run2", RunPurged())
+    s3_case.projector.catch_up()
+    s3_case.sealer.remove_purged()
+    s3_case.exporter.remove_purged()
     for key in s3_place.objects():
         assert b"run2" not in s3_place.read(key), key
     with fetched_by_list(s3_place, tmp_path / "again") as connection:
         assert connection.execute("SELECT count(*) FROM metrics").fetchall() == [(150,)]
         assert connection.execute("SELECT count(*) FROM runs").fetchall() == [(3,)]
-    case.close()
 
 
-def test_a_list_names_no_file_that_is_gone(s3_place: S3Place, tmp_path: Path) -> None:
+def test_a_list_names_no_file_that_is_gone(s3_case: SqlCase, s3_place: S3Place) -> None:
     """While the files keep for readers that have the list, whatever is replaced meanwhile."""
-    case = a_case(tmp_path / "home", s3_place.lake(tmp_path / "home" / "cache"))
-    case.sealer = Sealer(case.views, case.lake, SealerSettings(merge_segments=2))
-    case.exporter = Exporter(case.views, case.log, case.lake, ExporterSettings())
+    s3_case.sealer = Sealer(s3_case.views, s3_case.lake, SealerSettings(merge_segments=2))
+    s3_case.exporter = Exporter(s3_case.views, s3_case.log, s3_case.lake, ExporterSettings())
     lists: list[Any] = []
     for number in range(4):
-        write(case, number)
+        write(s3_case, number)
         lists.append(json.loads(s3_place.read("files.json")))
     keys = set(s3_place.objects())
     assert {one["path"] for files in lists for one in files} <= keys
     assert len({json.dumps(files) for files in lists}) == 4
-    with case.views.read() as connection:
+    with s3_case.views.read() as connection:
         known = known_paths(connection) | known_exports(connection)
     assert {key for key in keys if key.startswith(".")} == known
-    case.close()
 
 
 def test_exports_written_on_one_machine_are_rewritten_on_another(
-    s3_place: S3Place, tmp_path: Path
+    s3_case: SqlCase, s3_place: S3Place, tmp_path: Path
 ) -> None:
     """An exporter fetches what it makes anew of what another has written."""
-    case = a_case(tmp_path / "home", s3_place.lake(tmp_path / "home" / "cache"))
     there = s3_place.lake(tmp_path / "home" / "there")
-    other = Exporter(case.views, case.log, there, ExporterSettings(retired_s=0))
+    other = Exporter(s3_case.views, s3_case.log, there, ExporterSettings(retired_s=0))
     for number in range(10):
-        create_run(case, number + 1)
-        case.projector.catch_up()
-        (case.exporter, other)[number % 2].round()
-    forget(case.lake)
-    assert without_times(case.tables()) == as_rest_says(case)
-    assert isinstance(case, SqlCase)
-    case.close()
+        create_run(s3_case, number + 1)
+        s3_case.projector.catch_up()
+        (s3_case.exporter, other)[number % 2].round()
+    forget(s3_case.lake)
+    assert without_times(s3_case.tables()) == as_rest_says(s3_case)
