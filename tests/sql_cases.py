@@ -43,8 +43,8 @@ class SqlCase:
         self,
         folder: Path,
         log: MemoryLog | None = None,
-        lake: Lake | None = None,
         views_uri: str | None = None,
+        lake: Lake | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder

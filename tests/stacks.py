@@ -80,8 +80,8 @@ def _kafka(home: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
             _delete_on_server(home, views_uri)
             assert place.clear("lake/")
 
-        flags = ("--log-uri", uri, "--views-uri", views_uri, "--lake-uri", f"{place.uri}/lake")
-        flags += ("--artifacts-destination", f"{place.uri}/artifacts")
+        flags = ["--log-uri", uri, "--views-uri", views_uri, "--lake-uri", f"{place.uri}/lake"]
+        flags += ["--artifacts-destination", f"{place.uri}/artifacts"]
         yield Stack(home, uri, delete_views, flags, place.environment)
 
 
