@@ -1,8 +1,9 @@
 """What infra/compose.yaml starts works together: here as plain processes, each with its service's
-command and variables, over the real Kafka and S3 server."""
+command and variables, over the real Kafka, PostgreSQL and S3 server."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -14,27 +15,27 @@ import pytest
 from mlflow import MlflowClient
 
 from infra.backends.service import Service
+from tests.backends import fresh_database
 from tests.faults.test_roles import eventually
 from tests.servers import BIN, MLFLOW_QUIET, Server, free_port, send
 from tests.test_compose import COMPOSE, OURS
 from tests.test_counters import parsed
 
-KAFKA, S3, SHARED = "kafka:9092/runfold", "http://s3:7070", "/shared/"
-BUCKET = "s3://runfold/"
+KAFKA, S3, BUCKET = "kafka:9092/runfold", "http://s3:7070", "s3://runfold/"
+POSTGRESQL = "postgresql://runfold:runfold-secret@postgresql/runfold"
 PREFIX = f"compose-{os.urandom(4).hex()}"
 
 
 @pytest.fixture(scope="module")
-def addresses(
-    kafka: Service, s3_server: Service, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def addresses(kafka: Service, postgresql: Service, s3_server: Service) -> Iterator[dict[str, str]]:
     """Where things are here, by where they are among the containers."""
-    return {
-        KAFKA: f"{kafka.uri.removeprefix('kafka://')}/{PREFIX}",
-        S3: s3_server.uri,
-        BUCKET: f"{BUCKET}{PREFIX}/",
-        SHARED: f"{tmp_path_factory.mktemp('shared')}/",
-    }
+    with contextlib.contextmanager(fresh_database)(postgresql) as views_uri:
+        yield {
+            KAFKA: f"{kafka.uri.removeprefix('kafka://')}/{PREFIX}",
+            POSTGRESQL: views_uri,
+            S3: s3_server.uri,
+            BUCKET: f"{BUCKET}{PREFIX}/",
+        }
 
 
 def here(text: str, addresses: Mapping[str, str]) -> str:
@@ -136,10 +137,10 @@ def test_one_of_each_kind_of_worker_works(processes: dict[str, list[Server]]) ->
 
 def test_the_addresses_are_those_of_the_file() -> None:
     """What stands in for the containers here is all that the file names."""
-    assert {"kafka", "s3"} < set(COMPOSE["services"])
+    assert {"kafka", "postgresql", "s3"} < set(COMPOSE["services"])
     environment = COMPOSE["x-environment"]
     assert environment["RUNFOLD_LOG_URI"] == f"kafka://{KAFKA}"
-    assert environment["RUNFOLD_VIEWS_URI"].startswith(f"sqlite:///{SHARED}")
+    assert environment["RUNFOLD_VIEWS_URI"] == POSTGRESQL
     assert environment["MLFLOW_S3_ENDPOINT_URL"] == S3
     for name in ("RUNFOLD_LAKE_URI", "MLFLOW_ARTIFACTS_DESTINATION"):
         assert environment[name].startswith(BUCKET)
