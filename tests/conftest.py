@@ -195,3 +195,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "stack_name" in metafunc.fixturenames:
         names = chosen_stacks(metafunc.config)
         metafunc.parametrize("stack_name", names, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks those tests, which infra/scripts/test runs apart."""
+    for item in items:
+        if "stack_name" in getattr(item, "fixturenames", ()):
+            item.add_marker("stack")
