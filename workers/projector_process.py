@@ -53,7 +53,7 @@ def projector_command(
     """
     process = WorkerProcess("projector", options)
     try:
-        with opened_stores(process.settings) as s:
+        with opened_stores(process.settings, with_lake=False) as s:
             # A server has one projector, whose partitions need not wait for the end of its session
             # when it is started again.
             share = s.log.share_points() if process.is_alone else None

@@ -6,9 +6,9 @@ import contextlib
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from events.artifact_uris import ArtifactRoots, artifact_roots
 from events.errors import RunfoldError, TemporarilyUnavailable
@@ -21,11 +21,12 @@ from events.sql_log import SqlLog
 from events.sql_servers import DEFAULT_POOL, DriverMissing, Pool
 from events.sqlite_log import SqliteLog
 from projections.database import Views
-from projections.lake import Lake
-from projections.opened_lake import lake_of
 from projections.opened_views import open_views
 from projections.same_log import require_same_log
 from workers.log_copy import require_whole
+
+if TYPE_CHECKING:
+    from projections.lake import Lake
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,14 @@ class Stores:
     log: Log
     views: Views
     artifacts: ArtifactRoots
-    lake: Lake
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake, opened when it is first asked for: DuckDB, which its module loads, is large,
+        and the projector needs none. Raises SettingError."""
+        module: Any = importlib.import_module("projections.opened_lake")
+        lake: Lake = module.lake_of(self.settings, self.log.identity.log_id)
+        return lake
 
 
 PLAIN_KAFKA = KafkaAccess()
@@ -103,32 +111,34 @@ def opened_artifacts(settings: Settings) -> ArtifactRoots:
     return artifact_roots(settings, opened(settings.artifacts_place), opened)
 
 
-def _opened_lake(settings: Settings, log_id: str) -> Lake:
-    """The lake, which is refused where S3 refuses it; an S3 server that is away may come."""
-    lake = lake_of(settings, log_id)
+def _require_lake(stores: Stores) -> None:
+    """Refuses the lake where S3 refuses it; an S3 server that is away may come."""
     try:
         with contextlib.suppress(TemporarilyUnavailable):
-            lake.ready()
+            stores.lake.ready()
     except RunfoldError as error:
         raise SettingError(f"the lake can't be used: {error.message}") from error
-    return lake
 
 
 @contextlib.contextmanager
-def opened_stores(settings: Settings, *, make: bool = True) -> Iterator[Stores]:
+def opened_stores(
+    settings: Settings, *, make: bool = True, with_lake: bool = True
+) -> Iterator[Stores]:
     """The stores of these settings, closed at the end; the log must be there if not to `make`.
+    The lake is looked at now unless it is not needed.
 
     Raises LogError, SettingError.
     """
     pool = pool_of(settings)
     log = open_log(settings.log_place, pool, settings.kafka_access, make=make)
     views = _open_views(settings, log, pool)
-    artifacts = opened_artifacts(settings)
-    lake = _opened_lake(settings, log.identity.log_id)
+    stores = Stores(settings, log, views, opened_artifacts(settings))
     try:
+        if with_lake:
+            _require_lake(stores)
         with contextlib.suppress(TemporarilyUnavailable):
             require_same_log(log, views)
-        yield Stores(settings, log, views, artifacts, lake)
+        yield stores
     finally:
         views.close()
         log.close()
