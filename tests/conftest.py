@@ -5,11 +5,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import structlog
 
 from infra.backends.service import Service
 from tests import servers
 from tests.backends import S3Place, fresh_database, fresh_place, running
 from tests.stacks import STACKS, Stack, chosen_stacks, new_stack, started
+
+
+@pytest.fixture(autouse=True)
+def logs_as_at_first() -> Iterator[None]:
+    """A command that a test runs sets up the logs of this process, which is not for the next."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(scope="session")
