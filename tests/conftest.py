@@ -207,7 +207,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks those tests, which infra/scripts/test runs apart."""
+    """Marks the tests that infra/scripts/test runs side by side."""
     for item in items:
         if "stack_name" in getattr(item, "fixturenames", ()):
             item.add_marker("stack")
+        elif item.path.parent.name == "faults" and not item.get_closest_marker("measures"):
+            item.add_marker("faults")

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.faults.processes import descendants, of_role
 from tests.faults.wire import Wire
 from tests.servers import Server
 from workers.sealer_process import NICENESS
+
+pytestmark = pytest.mark.measures
 
 TRIES_MAX = 5
 START_S_MAX = 2.0
