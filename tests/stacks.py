@@ -35,6 +35,11 @@ class Stack:
     flags: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def keeps_artifacts_in_s3(self) -> bool:
+        """Whether they are not in a folder."""
+        return "--artifacts-destination" in self.flags
+
     def server(self, *flags: str) -> Server:
         """A server that keeps everything there; not started yet."""
         return runfold(self.home, *self.flags, *flags, environment=self.environment)

@@ -144,6 +144,7 @@ NOT_FOR_A_FOLDER = Case(
             {"run_id": "${run}", "path": "a.txt", "expiration": 604801},
         ),
     ),
+    of_a_folder=True,
 )
 
 MODEL_ROOT = "${exp}/models/${model}/artifacts"
