@@ -27,6 +27,7 @@ RECORD_BYTES_MAX = 16 << 20
 REQUEST_MS_MAX = 15_000
 BOOTSTRAP_MS = 10_000
 _DISCONNECTED = "socket disconnected"
+_TIMED_OUT = ("RequestTimedOutError", "timed out")
 REQUIRED = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 """The topics' settings without which Kafka forgets events by itself."""
 _MADE_WITH = {
@@ -128,7 +129,7 @@ class _Heard(logging.Handler):
         if " failed: " not in line or line.startswith("Bootstrap failed"):
             return
         # The last try is often cut short by the time that was left.
-        if not self.last or "RequestTimedOutError" not in line:
+        if not self.last or not any(word in line for word in _TIMED_OUT):
             self.last = line
 
 

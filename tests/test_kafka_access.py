@@ -169,7 +169,7 @@ def test_the_command_takes_the_settings(secured: Secured, monkeypatch: pytest.Mo
 def test_who_is_not_let_in_is_told_so(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong password, a broker nobody vouches for, a missing certificate and a missing login are
     each refused with the reason, soon, and no message has the password."""
-    monkeypatch.setattr(kafka_topics, "BOOTSTRAP_MS", 2_000)
+    monkeypatch.setattr(kafka_topics, "BOOTSTRAP_MS", 4_000)
     # The client library leaves its sockets to the collector where a handshake fails: pytest, which
     # keeps the lines of its log, is not to keep them.
     monkeypatch.setattr(logging.getLogger("kafka"), "propagate", False)
