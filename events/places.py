@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 DATABASE_SCHEMES = (
@@ -35,26 +36,23 @@ def known_bucket(uri: str, flag: str) -> str:
 
 def known_log_uri(uri: str) -> str:
     """The URI. Raises SettingError where no kind of log has one like it."""
-    scheme, separator, _ = uri.partition("://")
-    if uri.startswith(("sqlite:///", "kafka://")) or (separator and scheme in DATABASE_SCHEMES):
-        return uri
-    shown = f"{scheme}://…" if separator else repr(uri)
-    raise SettingError(
-        "the log is sqlite:///PATH, postgresql://USER@HOST/DATABASE, "
-        f"mysql+pymysql://USER@HOST/DATABASE or kafka://HOST:PORT/PREFIX, not {shown}"
-    )
+    return _known(uri, "the log", {"sqlite:///": "PATH", "kafka://": "HOST:PORT/PREFIX"})
 
 
 def known_views_uri(uri: str) -> str:
     """The URI. Raises SettingError where views can't be kept in such a place."""
+    return _known(uri, "--views-uri", {"sqlite:///": "PATH"})
+
+
+def _known(uri: str, what: str, beginnings: Mapping[str, str]) -> str:
+    """The URI, where it begins like one of these or like a database's on a server."""
     scheme, separator, _ = uri.partition("://")
-    if uri.startswith("sqlite:///") or (separator and scheme in DATABASE_SCHEMES):
+    if uri.startswith(tuple(beginnings)) or (separator and scheme in DATABASE_SCHEMES):
         return uri
+    kinds = [f"{beginning}{rest}" for beginning, rest in beginnings.items()]
+    kinds[1:1] = ["postgresql://USER@HOST/DATABASE", "mysql+pymysql://USER@HOST/DATABASE"]
     shown = f"{scheme}://…" if separator else repr(uri)
-    raise SettingError(
-        "--views-uri is sqlite:///PATH, postgresql://USER@HOST/DATABASE or "
-        f"mysql+pymysql://USER@HOST/DATABASE, not {shown}"
-    )
+    raise SettingError(f"{what} is {', '.join(kinds[:-1])} or {kinds[-1]}, not {shown}")
 
 
 def folder_path(uri: str | None, default: Path, flag: str) -> Path:

@@ -1,14 +1,25 @@
 """A lake in S3 for tests: what is put there, and what a machine has copies of."""
 
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 from projections.lake import EXPORTS, SEGMENTS, Lake
 from tests.backends import S3Place
-from tests.lake_cases import Point
+from tests.lake_cases import LakeCase, Point
 from workers.sealer import SealerSettings
 
 PATH = f"{SEGMENTS}/experiment_id=1/metrics/one.parquet"
 KEPT = SealerSettings(merge_segments=99, retired_s=0.0)
+
+
+def case_with_two_runs(place: S3Place, folder: Path) -> Iterator[LakeCase]:
+    """A log and views in this folder, with the runs `a` and `b`; closed at the end."""
+    made = LakeCase(folder, lake=place.lake(folder / "cache"))
+    for run_id in ("a", "b"):
+        made.create_run(run_id)
+    yield made
+    made.close()
 
 
 def points(count: int, start: int = 0) -> list[Point]:

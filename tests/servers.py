@@ -160,6 +160,20 @@ def role(
     return Server(name, command, folder, port, environment or {}, home)
 
 
+def command(name: str, home: Path, environment: Mapping[str, str], *flags: str) -> str:
+    """What one of Runfold's commands on this home says, which must succeed."""
+    done = subprocess.run(
+        [BIN / "runfold", name, "--home", home, *flags],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def mlflow(folder: Path, *flags: str) -> Server:
     """MLflow's own server over SQLite, with one worker; not started yet. It takes about 10 s."""
     port = free_port()

@@ -21,7 +21,7 @@ from projections.segments import known_paths
 from projections.sqlite_views import SqliteViews
 from tests.backends import S3Place
 from tests.lake_cases import LakeCase, Point, as_answered
-from tests.s3_lakes import KEPT, PATH, copies, forget, points, put, segments_in
+from tests.s3_lakes import KEPT, PATH, case_with_two_runs, copies, forget, points, put, segments_in
 from tests.sql_cases import SqlCase, as_rest_says, without_times
 from tests.test_lake_readers import a_case, check_params, create_run, write
 from workers.exporter import Exporter, ExporterSettings
@@ -30,11 +30,7 @@ from workers.sealer import Sealer, SealerSettings
 
 @pytest.fixture
 def case(s3_place: S3Place, tmp_path: Path) -> Iterator[LakeCase]:
-    made = LakeCase(tmp_path, lake=s3_place.lake(tmp_path / "cache"))
-    for run_id in ("a", "b"):
-        made.create_run(run_id)
-    yield made
-    made.close()
+    yield from case_with_two_runs(s3_place, tmp_path)
 
 
 # Files.

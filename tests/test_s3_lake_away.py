@@ -20,16 +20,12 @@ from projections.s3_lake import S3Lake
 from projections.segments import pending_blocks
 from tests.backends import S3Place
 from tests.lake_cases import LakeCase, as_answered
-from tests.s3_lakes import KEPT, PATH, copies, forget, points, put
+from tests.s3_lakes import KEPT, PATH, case_with_two_runs, copies, forget, points, put
 
 
 @pytest.fixture
 def case(s3_place: S3Place, tmp_path: Path) -> Iterator[LakeCase]:
-    made = LakeCase(tmp_path, lake=s3_place.lake(tmp_path / "cache"))
-    for run_id in ("a", "b"):
-        made.create_run(run_id)
-    yield made
-    made.close()
+    yield from case_with_two_runs(s3_place, tmp_path)
 
 
 def test_sealing_waits_for_s3_and_goes_on(

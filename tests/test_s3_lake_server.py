@@ -1,9 +1,7 @@
 """Whole servers and commands with the lake in S3."""
 
 import json
-import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from tests.backends import S3Place
 from tests.faults.wire import Wire
-from tests.servers import BIN, Server, runfold, send
+from tests.servers import Server, command, runfold, send
 
 OFTEN = ("--seal-points", "100", "--seal-age", "1", "--export-age", "0.5")
 WAIT_S_MAX = 60.0
@@ -47,16 +45,7 @@ class Place:
 
     def run(self, *words: str) -> str:
         """What a command says that must succeed."""
-        done = subprocess.run(
-            [BIN / "runfold", words[0], "--home", self.home, *self.flags, *words[1:]],
-            env={**os.environ, **self.s3.environment},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return command(words[0], self.home, self.s3.environment, *self.flags, *words[1:])
 
     def sealed(self) -> set[str]:
         """The segments in the bucket."""

@@ -1,9 +1,6 @@
 """The S3 server is away for half a minute under load; the writers' journals are the judge."""
 
-import os
-import subprocess
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,25 +12,11 @@ from tests.faults.conftest import Connect
 from tests.faults.judge import judge, read_journal
 from tests.faults.test_crashes import WRITERS, start_writer
 from tests.faults.wire import Wire
-from tests.servers import BIN, Server, runfold, send
+from tests.servers import Server, command, runfold, send
 
 AWAY_S = 30.0
 OFTEN = ("--seal-points", "2000", "--seal-age", "1", "--export-age", "1")
 SEALED_S_MAX = 60.0
-
-
-def command(name: str, home: Path, environment: Mapping[str, str], *flags: str) -> str:
-    """What a command says that must succeed."""
-    done = subprocess.run(
-        [BIN / "runfold", name, "--home", home, *flags],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def wait_for_segments(place: S3Place, besides: set[str]) -> set[str]:
