@@ -256,7 +256,9 @@ class SqlLog:
                 (subject, after, _PAGE),
             )
             for row in rows:
-                yield _event(lane, row)
+                # See unscrubbed.
+                if row[3] == subject:
+                    yield _event(lane, row)
             if len(rows) < _PAGE:
                 return
             after = rows[-1][0]
@@ -270,12 +272,14 @@ class SqlLog:
             marks = ", ".join(["%s"] * len(chunk))
             for lane in LANES:
                 rows = self._fetch(
-                    f"SELECT DISTINCT subject FROM log_{lane} WHERE subject IN ({marks}) "
+                    # The length: to MySQL a text with spaces at its end is the one without.
+                    f"SELECT DISTINCT subject, octet_length(subject) FROM log_{lane} "
+                    f"WHERE subject IN ({marks}) "
                     f"AND NOT scrubbed AND type NOT IN ({_PURGED})",
                     tuple(chunk),
                 )
                 found.update(row[0] for row in rows)
-        return found
+        return found.intersection(wanted)
 
     def scrub(self, subjects: Collection[str], keep: Callable[[Event], bytes]) -> int:
         """See Log.scrub. The server keeps the old bytes in its files until its own housekeeping
@@ -297,13 +301,14 @@ class SqlLog:
                     (subject, after, _SCRUB_PAGE),
                 )
                 rows = cursor.fetchall()
-                for row in rows:
+                own = [row for row in rows if row[3] == subject]
+                for row in own:
                     kept = keep(_event(lane, row)).decode() if lane == "journal" else b""
                     cursor.execute(
                         f"UPDATE log_{lane} SET data = %s, scrubbed = true WHERE position = %s",
                         (kept, row[0]),
                     )
-            count += len(rows)
+            count += len(own)
             if len(rows) < _SCRUB_PAGE:
                 return count
             after = rows[-1][0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
+import struct
 import subprocess
 import sys
 import threading
@@ -12,28 +14,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import requests
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaTimeoutError
 
+import events.kafka_log
 from events.codec import Series, encode_block, make_block
-from events.errors import TemporarilyUnavailable
+from events.errors import InvalidParameterValue, TemporarilyUnavailable
 from events.event import DIRECT, GAP, JOURNAL, NewEvent, Partition
 from events.kafka_log import KafkaLog, init_log
 from events.kafka_reader import Ends
 from events.kafka_settings import KafkaAccess
-from events.kafka_topics import REQUIRED
+from events.kafka_topics import RECORD_BYTES_MAX, REQUIRED
 from events.log import LogError, PartlyAppended
 from events.metrics import POINTS_LOGGED
+from events.settings import Settings
+from infra.backends.service import Service
 from projections.direct_points import NO_BLOCK
 from projections.metrics import latest_metrics
-from projections.same_log import remember_log, require_same_log
+from projections.same_log import require_same_log
 from projections.sqlite_views import SqliteViews
 from tests.faults.wire import Wire
+from tests.homes import open_home
 from tests.servers import Server
 from workers.projector import Projector
+from workers.projector_process import prepare
+from workers.stores import Stores
 
 DOCS = Path(__file__).parent.parent / "docs" / "kafka.md"
 ACCESS = KafkaAccess()
@@ -146,13 +155,17 @@ def test_a_topic_that_forgets_is_refused(
 
 
 def test_records_that_were_deleted_are_missed(log: KafkaLog, kafka_uri: str, admin: Any) -> None:
-    """A log without its beginning is refused."""
-    log.append([points("r0")])
-    (event,) = log.about("points", "r0")
+    """A log without its beginning is refused; who has it open does not pass over what is gone."""
+    log.append([points("r0", step) for step in range(3)])
+    (event, *_) = log.about("points", "r0")
     place = TopicPartition(f"{prefix_of(kafka_uri)}.points", event.partition)
     admin.delete_records({place: 1})
     with pytest.raises(LogError, match="lost its first 1 records"):
         KafkaLog(kafka_uri, ACCESS)
+    partition = Partition("points", event.partition)
+    with pytest.raises(LogError, match="has no offset 0 any more"):
+        log.read(partition, 0, 9)
+    assert [one.position for one in log.read(partition, 1, 9)] == [2, 3]
 
 
 def test_no_broker_is_a_refusal_with_its_address() -> None:
@@ -257,6 +270,73 @@ def test_a_projector_with_nothing_to_do_asks_little_and_is_told_at_once(
     assert statistics.median(took_s) < 0.1
 
 
+def batches(service: Service, topic: str) -> list[tuple[int, int]]:
+    """Of each batch of records in the broker's file of a topic's first partition: the compression,
+    and the id of the producer that has the broker take each of its records once."""
+    (file,) = (service.folder / "data" / f"{topic}-0").glob("*.log")
+    data, found, at = file.read_bytes(), [], 0
+    while at < len(data):
+        (size,) = struct.unpack_from(">i", data, at + 8)
+        (attributes,) = struct.unpack_from(">h", data, at + 21)
+        (producer_id,) = struct.unpack_from(">q", data, at + 43)
+        found.append((attributes & 7, producer_id))
+        at += 12 + size
+    return found
+
+
+ZSTD, NO_PRODUCER, ALL_REPLICAS = 4, -1, -1
+
+
+def test_events_are_written_compressed_and_once(
+    log: KafkaLog, kafka: Service, kafka_uri: str
+) -> None:
+    """The broker has them in zstd, and from a producer of which it takes each record once, however
+    often it is sent, once all replicas have it."""
+    log.append([NewEvent("journal", "run.updated", 1, "r0", 1, b"{}" * 5_000)])
+    found = batches(kafka, f"{prefix_of(kafka_uri)}.journal")
+    assert [compression for compression, _ in found] == [ZSTD]
+    assert NO_PRODUCER not in [producer for _, producer in found]
+    assert log._producer is not None
+    assert log._producer.config["acks"] == ALL_REPLICAS
+
+
+def test_events_of_any_size_and_time_are_taken(log: KafkaLog) -> None:
+    """Larger than brokers take by default, and as old or far ahead as a client's clock or another
+    log has it; what is larger than the log takes is refused for that, and not for later."""
+    block = NewEvent("points", "points.logged", 1, "r0", 4_102_444_800_000, os.urandom(3 << 20))
+    log.append([block, msgspec.structs.replace(block, time=1)])
+    assert [(one.time, one.data) for one in log.about("points", "r0")] == [
+        (4_102_444_800_000, block.data),
+        (1, block.data),
+    ]
+    too_large = msgspec.structs.replace(block, data=os.urandom(RECORD_BYTES_MAX + 1))
+    with pytest.raises(PartlyAppended) as told:
+        log.append([too_large, points("r1")])
+    assert isinstance(told.value.outcomes[0], InvalidParameterValue)
+    assert told.value.outcomes[1] == log.head(log.partition_of("points", "r1"))
+
+
+def test_partitions_that_are_added_are_used(
+    log: KafkaLog, kafka_uri: str, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has the log open hears of them, reads all and spreads the runs over all."""
+    often = {**log._client, "metadata_max_age_ms": 100}
+    monkeypatch.setattr(events.kafka_log, "client_options", lambda *_: often)
+    opened = KafkaLog(kafka_uri, ACCESS)
+    admin.create_partitions({f"{prefix_of(kafka_uri)}.points": 6})
+    until = time.monotonic() + 10
+    while len(opened.heads()) < 7:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    subjects = [f"r{number}" for number in range(40)]
+    opened.append([points(subject) for subject in subjects])
+    heads = opened.heads()
+    assert all(heads[Partition("points", number)] for number in range(6))
+    there = [one.subject for place in opened.partitions() for one in opened.read(place, 0, 99)]
+    assert sorted(there) == sorted(subjects)
+    opened.close()
+
+
 class Lost:
     """What a producer answers that gave up a record."""
 
@@ -294,9 +374,9 @@ def test_views_of_a_log_that_was_made_again_or_shortened_are_refused(
 ) -> None:
     """A log that lost what the views were folded from stops the start, with the reason."""
     log.append([points("r0")])
-    views = SqliteViews(tmp_path / "views.db", log.identity.log_id)
-    views.create()
-    remember_log(log, views)
+    home = open_home(tmp_path / "home", log)
+    views = home.views
+    prepare(Stores(Settings(), log, views, home.gc.artifacts))
     Projector(log, views).catch_up()
     require_same_log(log, views)
     prefix = prefix_of(kafka_uri)
@@ -356,7 +436,8 @@ def test_a_producer_of_others_writes_past_http(server: Server, kafka_uri: str) -
 
 
 def test_who_writes_past_the_api_is_told_apart(log: KafkaLog, kafka_uri: str) -> None:
-    """Who writes records himself is known as the origin; the API's own events are not."""
+    """Who writes records himself is known as the origin; the API's own events are not. Both find a
+    run's partition in the same way."""
     producer = KafkaProducer(bootstrap_servers=servers_of(kafka_uri))
     data = encode_block(make_block([(Series("loss"), 1, 1, 0.5)]))
     headers = [("type", b"points.logged"), ("version", b"1"), ("origin", b"127.0.0.1")]
@@ -367,3 +448,6 @@ def test_who_writes_past_the_api_is_told_apart(log: KafkaLog, kafka_uri: str) ->
     assert (first.origin, first.time, first.data) == (DIRECT, 9, data)
     assert (second.origin, second.position) == (None, first.position + 1)
     assert log.head(JOURNAL) == 0
+    # Hashes of the tests of Kafka's own client: who sets no partition writes where the API does.
+    for key, hashed in {"21": -973932308, "foobar": -790332482, "abc": 479470107}.items():
+        assert log.partition_of("points", key).number == (hashed & 0x7FFFFFFF) % 3

@@ -181,11 +181,16 @@ def test_reading_goes_on_behind_a_position(log: Log, lane: Lane) -> None:
 
 
 def test_the_events_about_a_subject_come_in_order(log: Log) -> None:
-    """`about` gives one subject's events of a lane and no other's."""
+    """`about` gives one subject's events of a lane and no other's, however alike they are."""
     log.append([journal("a"), journal("b"), journal("a"), points("a")])
     assert [event.position for event in log.about("journal", "a")] == [1, 3]
     assert [event.position for event in log.about("points", "a")] == [1]
     assert list(log.about("journal", "nobody")) == []
+    alike = ["A", "a ", "\u00e4"]
+    log.append([journal(subject) for subject in alike])
+    for subject, position in zip(alike, (4, 5, 6), strict=True):
+        assert [event.position for event in log.about("journal", subject)] == [position]
+    assert [event.position for event in log.about("journal", "a")] == [1, 3]
 
 
 def test_appends_of_many_threads_leave_no_gap_and_lose_nothing(log: Log) -> None:
@@ -246,7 +251,7 @@ def test_a_purged_subject_is_scrubbed_and_its_positions_stay(log: Log) -> None:
             log.scrub(["a"], nothing)
         return
     log.append([journal("a", b'{"secret":1}'), points("a"), journal("b"), points("b")])
-    log.append([journal("a", kind="run.purged")])
+    log.append([points("a "), journal("a", kind="run.purged")])
     assert log.unscrubbed(["a", "b", "c"]) == {"a", "b"}
     assert log.scrub(["a"], nothing) == 2
     assert log.unscrubbed(["a", "b", "c"]) == {"b"}
@@ -262,6 +267,7 @@ def test_a_purged_subject_is_scrubbed_and_its_positions_stay(log: Log) -> None:
     assert {(e.subject, e.data, e.scrubbed) for e in everything(log, "points")} == {
         ("a", b"", True),
         ("b", b"\x00\x01", False),
+        ("a ", b"\x00\x01", False),
     }
     assert log.scrub(["a"], nothing) == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+from typing import Any, cast
 
 import click
 import pytest
@@ -12,14 +14,18 @@ from click.testing import CliRunner
 
 from events.event import JOURNAL, POINTS, NewEvent
 from events.log import LogError
+from events.mysql_log import MysqlDialect
 from events.places import DATABASE_SCHEMES, SettingError
+from events.postgresql_log import PostgresqlDialect
 from events.settings import Settings
 from events.sql_log import SqlLog
 from events.sql_servers import Pool, kind_of, open_server
+from events.sql_writer import Dialect
 from infra.backends.service import Service
+from projections.server_views import ServerViews
 from tests.sql_logs import event, subjects
 from workers.options import arguments_of, environment_of, server_options, settings_from
-from workers.stores import pool_of
+from workers.stores import opened_stores, pool_of
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,29 @@ def test_the_server_itself_refuses_to_change_events(server_uri: str, statement: 
         connection.exec_driver_sql(statement)
     engine.dispose()
     assert [one.data for one in log.read(JOURNAL, 0, 9)] == [b"{}"]
+    log.close()
+
+
+def test_what_is_scrubbed_only_loses(server_uri: str) -> None:
+    """Of a purged subject the server lets data go, and no longer data nor another purge come."""
+    log = SqlLog(server_uri)
+    purge = NewEvent("journal", "run.purged", 1, "a", 1, b"{}")
+    log.append([event("a"), event("a", "points"), purge])
+    engine = open_server(server_uri)
+    set_to = "UPDATE log_{} SET scrubbed = true, data = {} WHERE position = {}"
+    for refused in (
+        set_to.format("journal", f"'{'x' * 97}'", 1),
+        set_to.format("points", f"'{'x' * 97}'", 1),
+        set_to.format("journal", "'{}'", 2),
+    ):
+        with (
+            pytest.raises(sa.exc.DBAPIError, match="append-only"),
+            engine.connect() as connection,
+        ):
+            connection.exec_driver_sql(refused)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(set_to.format("journal", f"'{'x' * 96}'", 1))
+    engine.dispose()
     log.close()
 
 
@@ -109,19 +138,62 @@ def test_a_log_of_a_later_version_is_refused(server_uri: str) -> None:
 def test_a_server_that_does_not_keep_its_word_is_refused(
     own_postgresql: Service, own_mariadb: Service
 ) -> None:
-    """Settings with which a commit can be lost are refused at the start, each by its name."""
+    """Settings with which a commit can be lost are refused at the start, each by its name; and
+    before an append, where the connection is made anew."""
+    log = SqlLog(own_postgresql.uri, Pool(recycle_s=0))
+    log.append([event("before")])
     engine = open_server(own_postgresql.uri)
     with engine.connect() as connection:
         connection.exec_driver_sql("ALTER ROLE postgres SET synchronous_commit = off")
     engine.dispose()
     with pytest.raises(LogError, match="synchronous_commit=off"):
         SqlLog(own_postgresql.uri)
+    with pytest.raises(LogError, match="synchronous_commit=off"):
+        log.append([event("since")])
+    assert log.head(JOURNAL) == 1
+    log.close()
     engine = open_server(own_mariadb.uri)
     with engine.connect() as connection:
         connection.exec_driver_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
     engine.dispose()
     with pytest.raises(LogError, match="innodb_flush_log_at_trx_commit=2"):
         SqlLog(own_mariadb.uri)
+
+
+class Says:
+    """A cursor of a server that says this of its settings."""
+
+    def __init__(self, *settings: Any) -> None:
+        self._settings = settings
+
+    def execute(self, _statement: str) -> None:
+        """Takes a question."""
+
+    def fetchone(self) -> tuple[Any, ...]:
+        """Answers it."""
+        return self._settings
+
+
+@pytest.mark.parametrize(
+    ("dialect", "settings", "why"),
+    [
+        (PostgresqlDialect, ("on", "off", "UTF8", False), "fsync=off"),
+        (PostgresqlDialect, ("off", "on", "UTF8", False), "synchronous_commit=off"),
+        (PostgresqlDialect, ("on", "on", "LATIN1", False), "encoding LATIN1"),
+        (PostgresqlDialect, ("on", "on", "UTF8", True), "standby"),
+        (MysqlDialect, (2, 0, 1, 1 << 24), "innodb_flush_log_at_trx_commit=2"),
+        (MysqlDialect, (1, 1, 0, 1 << 24), "sync_binlog=0"),
+        (MysqlDialect, (1, 0, 1, 1 << 19), "max_allowed_packet=524288"),
+    ],
+)
+def test_each_setting_that_loses_events_is_refused(
+    dialect: type[Dialect], settings: tuple[Any, ...], why: str
+) -> None:
+    """Also those that a test's own server can't be given in passing; without it all is well."""
+    with pytest.raises(LogError, match=why):
+        dialect().check(Says(*settings))
+    PostgresqlDialect().check(Says("on", "on", "UTF8", False))
+    MysqlDialect().check(Says(1, 0, 0, 1 << 24))
 
 
 def test_a_server_that_is_not_there_says_so() -> None:
@@ -215,6 +287,16 @@ def test_the_pool_is_as_mlflows_variables_say(
     assert isinstance(engine.pool, sa.QueuePool)
     assert (engine.pool.size(), engine.pool._max_overflow, engine.pool._recycle) == (2, 3, 60)
     engine.dispose()
+    given = dataclasses.replace(
+        settings_of_environment(), log_uri=postgresql_uri, views_uri=postgresql_uri
+    )
+    with opened_stores(given, with_lake=False) as stores:
+        stores.views.create()
+        log, views = cast(SqlLog, stores.log), cast(ServerViews, stores.views)
+        pools = [log._engine.pool, views._current().reader.pool, log._writer._engine.pool]
+        found = [(one.size(), one._max_overflow, one._recycle) for one in cast(list[Any], pools)]
+    # The writer's is one connection, which it sees to itself.
+    assert found == [(2, 3, 60), (2, 3, 60), (1, 0, 60)]
     monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     engine = open_server(postgresql_uri, pool_of(settings_of_environment()))
     assert isinstance(engine.pool, sa.NullPool)

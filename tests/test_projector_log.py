@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import threading
 import time
@@ -16,9 +17,13 @@ from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import LogError
 from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED
+from events.settings import Settings
 from projections.same_log import require_within
 from projections.sqlite_views import SqliteViews
+from tests.homes import open_home
 from workers.projector import Projector
+from workers.projector_process import prepare
+from workers.stores import Stores, opened_stores
 
 
 class FarLog(MemoryLog):
@@ -69,6 +74,35 @@ def test_a_log_that_has_lost_events_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="folded to journal 1, but the log ends at 0"):
         require_within(MemoryLog(), views)
     views.close()
+
+
+def test_no_process_starts_on_a_log_that_was_shortened(tmp_path: Path) -> None:
+    """Where an older copy of the log was restored no server, role or command opens the stores, and
+    each says why; nor does a projector whose turn comes once it was restored."""
+    home = open_home(tmp_path / "home")
+    home.experiment("1", "before")
+    home.close()
+    shutil.copy(home.folder / "log.db", tmp_path / "older.db")
+    home = open_home(tmp_path / "home")
+    home.experiment("2", "since")
+    home.fold()
+    home.close()
+    with opened_stores(Settings(home=home.folder), with_lake=False):
+        pass
+    for file in home.folder.glob("log.db*"):
+        file.unlink()
+    shutil.copy(tmp_path / "older.db", home.folder / "log.db")
+    why = "folded to journal 2, but the log ends at 1: it has lost events"
+    with (
+        pytest.raises(LogError, match=why),
+        opened_stores(Settings(home=home.folder), with_lake=False),
+    ):
+        pass
+    restored = open_home(home.folder)
+    stores = Stores(Settings(), restored.log, restored.views, restored.gc.artifacts)
+    with pytest.raises(LogError, match=why):
+        prepare(stores)
+    restored.close()
 
 
 class Broken(MemoryLog):

@@ -63,7 +63,7 @@ def projector_command(
                 return
 
             def fold() -> None:
-                _prepare(s)
+                prepare(s)
                 folded = _telling(s, notify_fd, sealer_fd)
                 Projector(s.log, s.views, folded, process.counts).run(process.ended, wake_fd)
 
@@ -105,7 +105,7 @@ class SharingProjector:
             self._process.turns.end()
 
     def _lead(self) -> None:
-        _prepare(self._stores)
+        prepare(self._stores)
         self._leads = True
         try:
             self._process.ended.wait()
@@ -113,7 +113,9 @@ class SharingProjector:
             self._leads = False
 
 
-def _prepare(stores: Stores) -> None:
+def prepare(stores: Stores) -> None:
+    """What comes before folding, for who has the projector's lock. Raises LogError where the log
+    lacks what the views were folded from."""
     if stores.views.create():
         logger.info("making the views from the log", path=stores.views.name)
     require_within(stores.log, stores.views)
