@@ -27,8 +27,8 @@ class Listed:
         self._done: dict[str, str] = {}
         self._again_at = 0.0
 
-    def sync(self, wanted: Folders, grace_s: float) -> None:  # noqa: ARG002
-        """Makes the list have these files and no others."""
+    def sync(self, wanted: Folders, grace_s: float) -> bool:  # noqa: ARG002
+        """Makes the list have these files and no others; of what was replaced nothing is left."""
         if time.monotonic() >= self._again_at:
             self._done.clear()
             self._again_at = time.monotonic() + AGAIN_S
@@ -39,6 +39,11 @@ class Listed:
         lines = ",\n".join(json.dumps({"table": name, "path": path}) for name, path in rows)
         self._publish(FILES, f"[\n{lines}\n]\n")
         self._publish(OPEN_SQL, open_sql(self._lake.place.uri, {name for name, _ in rows}))
+        return False
+
+    def tidy(self, grace_s: float) -> bool:  # noqa: ARG002
+        """There is nothing to remove, now or later."""
+        return False
 
     def _publish(self, name: str, text: str) -> None:
         if self._done.get(name) != text:

@@ -25,6 +25,9 @@ from projections.sql_rows import quoted
 from projections.sql_tables import TABLES, SqlTable
 
 OPEN_SQL = "open.sql"
+LISTING_S = 5.0
+"""A folder that another took the place of stays so long, for who was just listing it. It has a link
+to every file, so for longer there would be many more names than files."""
 Folders = dict[tuple[str, str], dict[str, str]]
 """For each experiment's folder and table the files in it, by name: their paths in the lake."""
 
@@ -50,12 +53,12 @@ class Published:
         self._done: dict[tuple[str, str], frozenset[str]] | None = None
         self._opened = ""
 
-    def sync(self, wanted: Folders, grace_s: float) -> None:
-        """Makes the folders hold these files and no others. Folders that others took the place
-        of stay for `grace_s`, for who was just listing them."""
+    def sync(self, wanted: Folders, grace_s: float) -> bool:
+        """Makes the folders hold these files and no others. Folders that others took the place of
+        stay for `grace_s`, for who was just listing them; returns whether there are any."""
         if self._done is None:
             # An earlier layout had folders where links are now.
-            self._remove_replaced(grace_s)
+            self.tidy(grace_s)
             self._done = _found(self._folder)
         done = self._done
         for place in sorted({*done, *wanted}):
@@ -63,8 +66,8 @@ class Published:
             if done.get(place) != frozenset(files):
                 self._sync_one(place, files)
         self._done = {place: frozenset(files) for place, files in wanted.items()}
-        self._remove_replaced(grace_s)
         self._write_open_sql({name for _, name in wanted})
+        return self.tidy(grace_s)
 
     def _sync_one(self, place: tuple[str, str], files: Mapping[str, str]) -> None:
         experiment, name = place
@@ -84,7 +87,9 @@ class Published:
             new.symlink_to(folder.name)
             new.replace(link)
 
-    def _remove_replaced(self, grace_s: float) -> None:
+    def tidy(self, grace_s: float) -> bool:
+        """Removes the folders that others took the place of; returns whether any are too young."""
+        are_left = False
         for experiment in self._folder.glob("experiment_id=*"):
             used = {link.readlink().name for link in experiment.iterdir() if link.is_symlink()}
             for folder in experiment.iterdir():
@@ -98,8 +103,11 @@ class Published:
                     folder = marked
                 if grace_s <= 0 or time.time() - folder.stat().st_mtime >= grace_s:
                     shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    are_left = True
             with contextlib.suppress(OSError):
                 experiment.rmdir()
+        return are_left
 
     def _write_open_sql(self, names: set[str]) -> None:
         text = open_sql(self._folder, names)

@@ -6,9 +6,9 @@ How segments are named and locked is in projections/lake.py, what is in one in d
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import uuid_utils
 
 from events.codec import Block, Series, encode_block
 from projections.lake import (
     COLUMNS,
     ROW_GROUP_ROWS,
-    WRITING,
     DuckDB,
     Lake,
     escaped,
-    segment_path,
     spill_folder,
 )
+from projections.new_segments import new_segment
 from projections.point_columns import Gathered, Name, PointColumns, Range, in_lake_order
 from projections.segments import ViewsDatabase, Written, WrittenCurve, blocks_of
 from projections.thinning import CURVE_POINTS, curve_of
@@ -113,22 +111,22 @@ def write_points(
     memory.
     """
 
-    def fill(path: Path) -> Content:
-        found: Content = ({}, [])
-        columns = _in_order(pieces, found)
-        waiting = next(columns)
-        with _Parts(cursor, spill_folder(lake, generation)) as parts:
-            for following in columns:
-                parts.add(waiting)
-                waiting = following
-            if parts.names:
-                parts.add(waiting)
-                parts.join(path)
-            else:
-                _copy_columns(cursor, waiting, path)
-        return found
-
-    return _segment(lake, experiment_id, generation, fill)
+    found: Content = ({}, [])
+    columns = _in_order(pieces, found)
+    waiting = next(columns)
+    with (
+        new_segment(lake, experiment_id, generation) as new,
+        _Parts(cursor, spill_folder(lake, generation)) as parts,
+    ):
+        for following in columns:
+            parts.add(waiting)
+            waiting = following
+        if parts.names:
+            parts.add(waiting)
+            parts.join(new.unfinished)
+        else:
+            _copy_columns(cursor, waiting, new.unfinished)
+    return new.written(*found)
 
 
 def _in_order(pieces: Iterable[Gathered], found: Content) -> Iterator[PointColumns]:
@@ -148,44 +146,21 @@ def merge_files(
     generation: str,
     paths: Sequence[str],
     without: Sequence[str] = (),
-) -> Written:
+) -> Generator[Written | None]:
     """Writes the points of several segments as one, leaving out some runs.
 
-    Memory is bounded: they are put in order a piece at a time, and the pieces are joined.
+    Memory is bounded: they are put in order a piece at a time, and the pieces are joined. Gives
+    None after each piece, when the caller may write other segments with the same cursor, and at
+    last the segment.
     """
     spill = spill_folder(lake, generation)
     condition = f"run_id NOT IN ({', '.join(map(_quoted, without))})" if without else "true"
     with lake.held(paths, spill / HELD) as held:
         source = f"read_parquet({_listed(held)}, hive_partitioning = false)"
         merge = _Merge(cursor, source, spill)
-
-        def fill(path: Path) -> Content:
-            return merge.into(path, condition)
-
-        return _segment(lake, experiment_id, generation, fill)
-
-
-def _segment(
-    lake: Lake, experiment_id: str, generation: str, fill: Callable[[Path], Content]
-) -> Written:
-    """A segment that `fill` writes to the path it is given."""
-    segment_id = str(uuid_utils.uuid7())
-    path = segment_path(experiment_id, generation, segment_id)
-    target = lake.folder / path
-    temporary = target.with_name(target.name + WRITING)
-    _create(temporary)
-    try:
-        runs, curves = fill(temporary)
-        _make_durable(temporary)
-        temporary.rename(target)
-        _make_durable(target.parent)
-        size_bytes = target.stat().st_size
-        lake.keep(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        lake.discard(path)
-        raise
-    return Written(segment_id, path, size_bytes, runs, curves)
+        with new_segment(lake, experiment_id, generation) as new:
+            yield from merge.into(new.unfinished, condition)
+    yield new.written(*merge.content())
 
 
 def _copy_columns(cursor: DuckDB, columns: PointColumns, path: Path) -> None:
@@ -276,14 +251,14 @@ class _Parts:
 
     def __init__(self, cursor: DuckDB, spill: Path) -> None:
         self._cursor = cursor
-        self._folder = spill / PIECES
+        # Others may be written between two pieces of a merge.
+        self._folder = spill / f"{PIECES}-{secrets.token_hex(4)}"
         self._parts: list[tuple[bool, str]] = []
         """Whether each has names, and its path."""
         self.names: list[Name] = []
         """Those of the parts without names, which have places here."""
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._folder, ignore_errors=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -341,16 +316,20 @@ class _Merge:
         self._curves: list[WrittenCurve] = []
         self._not_summarized: set[tuple[str, str]] = set()
 
-    def into(self, path: Path, condition: str) -> Content:
-        """Writes those that meet the condition."""
+    def into(self, path: Path, condition: str) -> Generator[None]:
+        """Writes those that meet the condition; stops after each of many pieces."""
         pieces = list(self._pieces(condition))
         if len(pieces) == 1:
             self._write(pieces[0], path)
-        else:
-            with _Parts(self._cursor, self._spill) as parts:
-                for piece in pieces:
-                    self._write(piece, parts)
-                parts.join(path)
+            return
+        with _Parts(self._cursor, self._spill) as parts:
+            for piece in pieces:
+                self._write(piece, parts)
+                yield
+            parts.join(path)
+
+    def content(self) -> Content:
+        """What was written."""
         # A curve of which a part was too large to be summarized has no summary.
         curves = [one for one in self._curves if (one.run_id, one.key) not in self._not_summarized]
         return self._runs, curves
@@ -458,17 +437,6 @@ def _path_of(to: Path | _Parts) -> Path:
     return to.with_names() if isinstance(to, _Parts) else to
 
 
-def _create(path: Path) -> None:
-    """An empty file, so that nobody takes its folder for an empty one and removes it."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            path.touch()
-        except FileNotFoundError:
-            continue
-        return
-
-
 def _literal(value: str | int) -> str:
     return str(value) if isinstance(value, int) else _quoted(value)
 
@@ -479,11 +447,3 @@ def _quoted(text: str) -> str:
 
 def _listed(paths: Sequence[str]) -> str:
     return f"[{', '.join(map(_quoted, paths))}]"
-
-
-def _make_durable(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

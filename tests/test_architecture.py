@@ -98,6 +98,7 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
         "lifecycle",
         "model_documents",
         "mysql_views",
+        "new_segments",
         "opened_lake",
         "opened_views",
         "owned",
@@ -217,7 +218,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "api/*",
         "workers/*",
     ),
-    "uuid_utils": ("api/names.py", "projections/segment_files.py", "projections/lake_exports.py"),
+    "uuid_utils": ("api/names.py", "projections/new_segments.py", "projections/lake_exports.py"),
     "uvicorn": ("workers/api_process.py", "workers/http_protocol.py"),
     "zstandard": ("events/codec.py",),
 }

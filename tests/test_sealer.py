@@ -278,7 +278,7 @@ def test_files_stay_few(case: LakeCase) -> None:
 
 def test_large_segments_are_rewritten_once(case: LakeCase) -> None:
     """They wait until they fill a segment, and a full one is never rewritten."""
-    settings = SealerSettings(seal_points=1, merge_segments=2, merged_points_max=80)
+    settings = SealerSettings(seal_points=1, merge_segments=2, merged_points_max=40)
     sealer = Sealer(case.views, case.lake, settings)
     sizes = []
     for seal in range(8):

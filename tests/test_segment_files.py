@@ -53,6 +53,17 @@ def in_pieces(duck: DuckDB, lake: Lake, blocks: Logged) -> Written:
     return write_points(duck, lake, "1", GENERATION, pieces.values())
 
 
+def at_once(duck: DuckDB, lake: Lake, paths: Sequence[str], without: Sequence[str] = ()) -> Written:
+    """A merge; after each of its pieces another segment is written with its cursor."""
+    beside: Logged = [("a", [(SERIES[0], 1, 1, 0.5)]), ("z", [(SERIES[0], 2, 1, 0.5)])]
+    for merged in merge_files(duck, lake, "1", GENERATION, paths, without):
+        if merged is not None:
+            return merged
+        between = in_pieces(duck, lake, beside)
+        assert list(map(shown, rows(duck, lake, between.path))) == in_order(beside)
+    raise AssertionError("a merge ended without a segment")
+
+
 def rows(duck: DuckDB, lake: Lake, path: str) -> list[tuple[Any, ...]]:
     """What a file holds, in its order."""
     return duck.execute(
@@ -105,8 +116,8 @@ def test_files_and_merges_hold_each_point_once_in_order(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(projections.segment_files, "PIECE_POINTS", piece)
             patch.setattr(projections.segment_files, "PIECE_NAMES", names)
-            merged = merge_files(duck, Lake(tmp_path), "1", GENERATION, paths)
-            less = merge_files(duck, Lake(tmp_path), "1", GENERATION, [merged.path], ["run'c"])
+            merged = at_once(duck, Lake(tmp_path), paths)
+            less = at_once(duck, Lake(tmp_path), [merged.path], ["run'c"])
         assert list(map(shown, rows(duck, Lake(tmp_path), merged.path))) == in_order(all_blocks)
         kept = [block for block in all_blocks if block[0] != "run'c"]
         assert list(map(shown, rows(duck, Lake(tmp_path), less.path))) == in_order(kept)
@@ -161,9 +172,9 @@ def test_a_merge_spills_what_does_not_fit_its_memory(tmp_path: Path) -> None:
         written = write_points(duck, Lake(tmp_path), "1", "0" * 8, [gathered])
         paths.append(written.path)
     small = open_duckdb(memory_mb=40, threads=1, temp=tmp_path / "spill")
-    merged = merge_files(small, Lake(tmp_path), "1", "0" * 8, paths)
+    merged = at_once(small, Lake(tmp_path), paths)
     assert merged.runs == {"r0": 2 * count, "r1": 2 * count}
-    again = merge_files(small, Lake(tmp_path), "1", "0" * 8, [*paths, merged.path], ["r1"])
+    again = at_once(small, Lake(tmp_path), [*paths, merged.path], ["r1"])
     assert again.runs == {"r0": 2 * count}
     rows = duck.execute("SELECT step, value FROM read_parquet(?)", [str(tmp_path / again.path)])
     found = rows.fetchnumpy()

@@ -47,7 +47,7 @@ from projections.lake_exports import (
 )
 from projections.lake_listed import Listed
 from projections.lake_locks import generation_lock, young_s
-from projections.lake_published import Published, wanted_folders
+from projections.lake_published import LISTING_S, Published, wanted_folders
 from projections.segments import ViewsDatabase, create_generation, generation_of, make_durable
 from projections.sql_events import event_columns, read_events
 
@@ -91,18 +91,21 @@ class Exporter:
         self._settings = settings or ExporterSettings()
         self._counts = counts or WorkerCounts()
         self._published = Listed(lake) if lake.is_remote else Published(lake)
+        self._grace_s = min(LISTING_S, self._settings.retired_s)
+        self._must_tidy = False
         self._sweep_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Works in rounds until told to stop."""
         wait_s = min(1.0, self._settings.export_age_s)
         while not stop.wait(wait_s):
-            started = time.monotonic()
+            started, waited_s = time.monotonic(), 0.0
             try:
                 if not self.round(stop):
                     # The sealer, or gc, has the lake just now.
                     wait_s = min(1.0, self._settings.export_age_s)
                     continue
+                waited_s = self._tidy(stop)
             except (TemporarilyUnavailable, _Changed):
                 wait_s = min(1.0, self._settings.export_age_s)
                 continue
@@ -111,9 +114,21 @@ class Exporter:
                     break
                 logger.exception("exporting failed; trying again")
                 self._counts.add(EXPORT_ERRORS)
-            spent_s = time.monotonic() - started
+            spent_s = time.monotonic() - started - waited_s
             self._counts.observe(EXPORT_SECONDS, spent_s)
             wait_s = max(self._settings.export_age_s, spent_s / self._settings.share)
+            wait_s = max(0.0, wait_s - waited_s)
+
+    def _tidy(self, stop: threading.Event) -> float:
+        """Removes the folders that a round has replaced once nobody can be listing them any more,
+        unless the next one does; returns the seconds that took."""
+        started = time.monotonic()
+        until = started + self._settings.export_age_s - self._grace_s
+        while self._must_tidy and time.monotonic() < until and not stop.wait(self._grace_s):
+            with self._writing(wait=False) as (writer, _):
+                if writer is not None:
+                    self._must_tidy = self._published.tidy(self._grace_s)
+        return time.monotonic() - started
 
     def round(self, stop: threading.Event | None = None, *, wait: bool = False) -> bool:
         """Exports all that changed; False where another process works on the lake just now."""
@@ -132,7 +147,7 @@ class Exporter:
             self._range_segments(writer, generation)
             with self._views.read() as connection:
                 wanted = wanted_folders(connection)
-            self._published.sync(wanted, self._settings.retired_s)
+            self._must_tidy = self._published.sync(wanted, self._grace_s)
             self._delete_retired()
             with self._transaction(generation) as connection:
                 put_state(connection, "exported_ms", started_ms)

@@ -9,12 +9,10 @@ deletes it.
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -56,13 +54,9 @@ from projections.segments import (
     with_many_segments,
     with_purged_runs,
 )
+from workers.segment_choice import to_merge
 
 logger = structlog.get_logger(__name__)
-
-TIERS_FROM_POINTS = 50_000
-TIER_FACTOR = 4
-LARGE = 16
-"""So many large segments, at most, fill one."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,8 @@ class SealerSettings:
     merge_segments: int = 4
     """So many segments of about one size become one."""
     merged_points_max: int = 16_000_000
-    """No merge makes a segment with more points. One with half as many is full, and stays."""
+    """No merge makes a segment with more points. Large ones are merged once they have so many
+    together; what has half as many is full, and stays."""
     retired_s: float = 60.0
     """A merged file is kept so long for readers that have begun."""
     sweep_s: float = 600.0
@@ -145,8 +140,10 @@ class Sealer:
         """Works in rounds until told to stop."""
         while not stop.wait(self._settings.round_s):
             try:
-                while self.round() and not stop.is_set():
-                    continue
+                worked = self.round()
+                # What is left of a stream is more by the next look: few segments are small then.
+                while worked and not stop.is_set():
+                    worked = self.round(whole_batches=True)
             except TemporarilyUnavailable:
                 continue
             except Exception:
@@ -167,8 +164,7 @@ class Sealer:
                 self._sweep(generation)
                 self._sweep_at = time.monotonic() + self._settings.sweep_s
             worked = self._remove_purged(generation)
-            for experiment_id, pending in self._due(whole_batches).items():
-                worked |= self._seal(generation, experiment_id, pending.run_ids)
+            worked |= self._seal_due(generation, whole_batches)
             worked |= self._merge_next(generation)
             self._delete_retired()
             return worked
@@ -296,6 +292,13 @@ class Sealer:
             del self._since[experiment_id]
         return due
 
+    def _seal_due(self, generation: str, whole_batches: bool) -> bool:
+        """Seals a batch of each experiment that is due; returns whether there was any."""
+        worked = False
+        for experiment_id, pending in self._due(whole_batches).items():
+            worked |= self._seal(generation, experiment_id, pending.run_ids)
+        return worked
+
     def _seal(self, generation: str, experiment_id: str, run_ids: Sequence[str]) -> bool:
         """Turns blocks of these runs, as many as fit a batch, into one segment."""
         started = time.monotonic()
@@ -348,42 +351,17 @@ class Sealer:
         """Merges segments of one experiment, where one has enough of about the same size."""
         with self._views.read() as connection:
             for experiment_id in with_many_segments(connection, self._settings.merge_segments):
-                chosen = self._to_merge(segments_of(connection, experiment_id))
+                chosen = to_merge(
+                    segments_of(connection, experiment_id),
+                    self._settings.merged_points_max,
+                    self._settings.merge_segments,
+                )
                 if chosen:
                     break
             else:
                 return False
         self._replace(generation, experiment_id, chosen)
         return True
-
-    def _to_merge(self, given: Sequence[Segment]) -> list[Segment]:
-        """Of an experiment's segments, smallest first, the ones to merge now; none is a result.
-
-        A tier with enough small segments is merged together with what is smaller, so that each
-        point is rewritten about once a tier. Large ones wait until they fill a segment, so that the
-        points of a busy experiment, which come in large ones, are rewritten once in all.
-        """
-        full = self._settings.merged_points_max // 2
-        open_ones = [segment for segment in given if segment.points < full]
-        small = [segment for segment in open_ones if segment.points < full // LARGE]
-        counts = Counter(_tier(segment.points) for segment in small)
-        for tier in sorted(counts):
-            if counts[tier] >= self._settings.merge_segments:
-                return self._fitting(one for one in small if _tier(one.points) <= tier)
-        if sum(segment.points for segment in open_ones) >= full:
-            return self._fitting(open_ones)
-        return []
-
-    def _fitting(self, given: Iterable[Segment]) -> list[Segment]:
-        """The first of these that fit one segment; none where there is nothing to merge."""
-        left = self._settings.merged_points_max
-        chosen: list[Segment] = []
-        for segment in given:
-            left -= segment.points
-            if left < 0:
-                break
-            chosen.append(segment)
-        return chosen if len(chosen) > 1 else []
 
     def _replace(
         self,
@@ -395,11 +373,7 @@ class Sealer:
         """Puts one segment in the place of others; with `without`, less these runs, and the old
         files are deleted at once."""
         started = time.monotonic()
-        cursor = self._cursor(generation)
-        paths = [segment.path for segment in chosen]
-        written: Written = self._heavy(
-            lambda: merge_files(cursor, self._lake, experiment_id, generation, paths, without)
-        )
+        written = self._merged(generation, experiment_id, chosen, without)
         try:
             with self._used(written), self._transaction(generation) as connection:
                 if not remove(connection, chosen):
@@ -424,6 +398,27 @@ class Sealer:
             bytes=written.size_bytes,
             ms=round(seconds * 1000),
         )
+
+    def _merged(
+        self,
+        generation: str,
+        experiment_id: str,
+        chosen: Sequence[Segment],
+        without: Sequence[str],
+    ) -> Written:
+        """Writes segments as one. That takes seconds, so what is due meanwhile is sealed in
+        between: blocks never pile up, which would make histories slow. A purge is not made longer.
+        """
+        cursor = self._cursor(generation)
+        paths = [segment.path for segment in chosen]
+        steps = merge_files(cursor, self._lake, experiment_id, generation, paths, without)
+        with contextlib.closing(steps):
+            while True:
+                written: Written | None = self._heavy(lambda: next(steps))
+                if written is not None:
+                    return written
+                if not without:
+                    self._seal_due(generation, whole_batches=True)
 
     def _remove_purged(self, generation: str) -> bool:
         """Rewrites one segment without its purged runs."""
@@ -485,10 +480,3 @@ class Sealer:
     def _is_live(self, generation: str) -> bool:
         with self._views.read() as connection:
             return generation_of(connection) == generation
-
-
-def _tier(points: int) -> int:
-    """Segments of one tier differ in size by less than TIER_FACTOR; the small are all in one."""
-    if points < TIERS_FROM_POINTS:
-        return 0
-    return 1 + int(math.log(points / TIERS_FROM_POINTS, TIER_FACTOR))

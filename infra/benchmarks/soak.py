@@ -1,16 +1,20 @@
 """A soak: Runfold under half of what it can take, with readers, for half an hour.
 
-`python -m infra.benchmarks.soak`. Memory, latency, lag and the number of files must stay flat, and
-`runfold verify` must be clean at the end. Writes soak.md and soak.json.
+`python -m infra.benchmarks.soak`. Memory, latency and lag must stay flat, the names of files within
+the bound for what was logged, and `runfold verify` must be clean at the end. Writes soak.md and
+soak.json.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +37,12 @@ TRIAL_S = 10.0
 READ_EVERY_S = 0.5
 LAG_EVERY_S = 1.0
 KINDS = ("log-batch", "runs/get", "runs/search", "chart")
+FULL_POINTS = 15_000_000
+"""A segment of a busy experiment that is full has more."""
+FULL_NAMES = 3
+"""It is one file with a link, and has a second link for the seconds in which folders change."""
+OTHER_NAMES = 300
+"""Segments that are not full, those of the last minute that were merged, and all other files."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,40 @@ class Moment:
     lag_max: int
     """Events not folded yet, at worst."""
     memory_mb: float
-    files: int
+    names: int
+    """Of files; one with links has several."""
+    segments: int
+    """Those of them that are segments, also merged ones that are about to go,"""
+    links: int
+    """and those that other engines read them by."""
+    names_max: int
+    """There must not be more names for the points logged by then."""
     disk_mb: float
+
+
+def names_max(points: int) -> int:
+    """How many names of files there may be for so many points of one experiment."""
+    return OTHER_NAMES + FULL_NAMES * points // FULL_POINTS
+
+
+def names_in(home: Path) -> tuple[Counter[str], int]:
+    """How many names files have by what they are, and the bytes of the files."""
+    names: Counter[str] = Counter()
+    sizes: dict[int, int] = {}
+    for folder, _, files in os.walk(home):
+        inside = Path(folder).relative_to(home).parts
+        kind = "others"
+        if inside[:2] == ("lake", ".segments"):
+            kind = "segments"
+        elif inside[:1] == ("lake",) and inside[1:2] and inside[1].startswith("experiment_id="):
+            kind = "links"
+        for file in files:
+            # Files come and go meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                found = (Path(folder) / file).lstat()
+                names[kind] += 1
+                sizes[found.st_ino] = found.st_size
+    return names, sum(sizes.values())
 
 
 class Recorder:
@@ -73,8 +115,7 @@ class Recorder:
             self._seen[place] += len(latencies[-1])
         lags = self._watch.lags[self._lags_seen :]
         self._lags_seen += len(lags)
-        files = [path for path in self._server.home.rglob("*") if path.is_file()]
-        sizes = [path.stat().st_size for path in files if path.exists()]
+        names, size_bytes = names_in(self._server.home)
         moment = Moment(
             (len(self.moments) + 1) * interval_s / 60,
             len(latencies[0]) * BATCH.points / interval_s,
@@ -84,8 +125,11 @@ class Recorder:
             },
             max(lags, default=0),
             self._server.memory_mb(),
-            len(files),
-            sum(sizes) / 1e6,
+            names.total(),
+            names["segments"],
+            names["links"],
+            names_max(self._seen[0] * BATCH.points),
+            size_bytes / 1e6,
         )
         self.moments.append(moment)
         click.echo(json.dumps(asdict(moment)), err=True)
@@ -131,17 +175,24 @@ def soak(
         beside.join()
     wait_for_views(server)
     problems = [problem for outcome in outcomes for problem in wrong_statuses(outcome)]
+    problems += [
+        f"minute {moment.minute:g}: {moment.names} names of files, at most {moment.names_max}"
+        for moment in recorder.moments
+        if moment.names > moment.names_max
+    ]
     return recorder.moments, problems + list(wrong_points(server.client(), streams))
 
 
 def page(moments: Sequence[Moment], problems: Sequence[str], facts: dict[str, str]) -> str:
     """The page."""
     heads = ["minute", "points/s", *(f"{kind}, p99 ms" for kind in KINDS)]
-    heads += ["lag, events", "memory, MB", "files", "disk, MB"]
+    heads += ["lag, events", "memory, MB", "names of files", "of segments", "of links", "at most"]
+    heads += ["disk, MB"]
     rows = [heads, ["---:"] * len(heads)]
     for moment in moments:
         values = [moment.minute, moment.points_s, *(moment.p99_ms[kind] for kind in KINDS)]
-        values += [moment.lag_max, moment.memory_mb, moment.files, moment.disk_mb]
+        values += [moment.lag_max, moment.memory_mb, moment.names, moment.segments, moment.links]
+        values += [moment.names_max, moment.disk_mb]
         rows.append([number_text(value) for value in values])
     wrong = [f"- {problem}" for problem in problems] or ["Nothing was wrong."]
     lines = ["# Soak", "", "<!-- Made by python -m infra.benchmarks.soak. -->", ""]
