@@ -206,10 +206,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("stack_name", names, indirect=True, scope="session")
 
 
+_SERVICES = {"postgresql", "mariadb", "kafka", "s3_server", "views_uri", "server_uri"} | {
+    f"own_{name}" for name in ("postgresql", "mariadb", "kafka", "s3_server")
+}
+"""The fixtures that start a service of `infra.backends`. A module whose tests ask for them by their
+names as they go says so with a mark of its own."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests that infra/scripts/test runs side by side."""
     for item in items:
-        if "stack_name" in getattr(item, "fixturenames", ()):
+        if item.get_closest_marker("measures"):
+            continue
+        fixtures = getattr(item, "fixturenames", ())
+        if "stack_name" in fixtures:
             item.add_marker("stack")
-        elif item.path.parent.name == "faults" and not item.get_closest_marker("measures"):
+        elif item.path.parent.name == "faults":
             item.add_marker("faults")
+        elif item.path.parent.name == "acceptance" or not _SERVICES.isdisjoint(fixtures):
+            item.add_marker("services")

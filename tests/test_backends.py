@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from infra.backends.postgresql import RESTART_AT_ONCE
 from infra.backends.service import Service
 
+pytestmark = pytest.mark.services
+
 FIXTURES = ("postgresql_uri", "mariadb_uri")
 
 

@@ -17,6 +17,8 @@ from events.memory_blobs import MemoryBlobs
 from events.settings import Settings
 from tests.backends import S3Place
 
+pytestmark = pytest.mark.services
+
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:

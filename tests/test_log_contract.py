@@ -17,6 +17,8 @@ from events.memory_log import MemoryLog
 from events.sql_log import SqlLog
 from events.sqlite_log import SqliteLog
 
+pytestmark = pytest.mark.services
+
 BACKENDS = ("memory", "memory-divided", "sqlite", "postgresql", "mariadb", "kafka")
 
 

@@ -56,6 +56,8 @@ from tests.search_data import (
 )
 from tests.search_rows import put_experiment, put_model, put_run
 
+pytestmark = pytest.mark.services
+
 Found = tuple[sa.Connection, MlflowStore]
 
 
