@@ -15,7 +15,7 @@ from projections.metrics import blocks
 from projections.segments import segments_of
 from tests.lake_cases import LakeCase, Point, as_answered
 from workers.exporter import Exporter, ExporterSettings
-from workers.sealer import Sealer, SealerSettings
+from workers.sealer import Sealer, SealerSettings, _Interrupted
 
 BATCH = 10
 LARGE = 8
@@ -112,6 +112,36 @@ def test_what_is_due_is_sealed_while_a_merge_goes_on(
     assert case.history("a", "loss") == as_answered(points(logged, 0), "loss")
     assert case.history("b", "loss") == as_answered(points(10, 0), "loss")
     assert list(case.lake.folder.glob(".spill-*/*")) == []
+    case.close()
+
+
+def test_a_merge_is_given_up_after_its_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sealer that is told to stop leaves nothing of a merge, and the segments as they were."""
+    monkeypatch.setattr(projections.segment_files, "PIECE_POINTS", 5)
+    case = LakeCase(tmp_path)
+    case.create_run("a")
+    for start in (0, 10):
+        case.log_points("a", points(10, start))
+        Sealer(case.views, case.lake, SealerSettings(merge_segments=99)).seal_all()
+    steps = 0
+
+    def heavy(work: Callable[[], Any]) -> Any:
+        nonlocal steps
+        found = work()
+        steps += 1
+        sealer.interrupt()
+        return found
+
+    sealer = Sealer(case.views, case.lake, SealerSettings(merge_segments=2), heavy=heavy)
+    with pytest.raises(_Interrupted):
+        sealer.round()
+    sealer.close()
+    assert steps == 1
+    assert len(case.files()) == len(sizes(case)) == 2
+    assert list(case.lake.folder.glob(".spill-*/*")) == []
+    assert case.history("a", "loss") == as_answered(points(20, 0), "loss")
     case.close()
 
 

@@ -409,8 +409,8 @@ class Sealer:
         """Writes segments as one. That takes seconds, so what is due meanwhile is sealed in
         between: blocks never pile up, which would make histories slow. A purge is not made longer.
         """
-        cursor = self._cursor(generation)
         paths = [segment.path for segment in chosen]
+        cursor = self._cursor(generation)
         steps = merge_files(cursor, self._lake, experiment_id, generation, paths, without)
         with contextlib.closing(steps):
             while True:
@@ -419,6 +419,8 @@ class Sealer:
                     return written
                 if not without:
                     self._seal_due(generation, whole_batches=True)
+                # A piece is its point to stop at, where it was told to.
+                self._cursor(generation)
 
     def _remove_purged(self, generation: str) -> bool:
         """Rewrites one segment without its purged runs."""
