@@ -34,7 +34,7 @@ from workers.options import settings_from, storage_options
 from workers.sealer import SealerSettings
 
 SEALING = SealerSettings(
-    batch_points=8_000_000, batch_blocks=20_000, batch_names=100_000, merge_segments=16
+    batch_points=15_500_000, batch_blocks=40_000, batch_names=100_000, merge_segments=16
 )
 """Everything is sealed at once, in segments that need no merge: with so many points one is full."""
 Echo = Callable[[str], None]
