@@ -149,6 +149,7 @@ def test_a_commit_that_fails_is_told_to_all_and_ends_nothing() -> None:
     (_, refusal), (_, positions) = told.settled
     assert isinstance(refusal, TemporarilyUnavailable)
     assert positions == [1]
+    assert (commit.counts.errors, commit.counts.events.total) == (1, 1)
 
 
 def test_too_many_waiting_writers_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +222,7 @@ def test_of_an_append_that_was_made_in_part_each_is_told_his_own(
     assert (results[0], results[2]) == ([1], [2])
     assert [type(result) for result in results[1::2]] == [OSError, OSError]
     assert told.bytes, "what was appended must be folded"
+    assert commit.counts.errors == 1
 
 
 def test_the_projector_is_told_now_and_then_and_of_the_last_commit() -> None:

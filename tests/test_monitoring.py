@@ -16,12 +16,29 @@ from starlette.applications import Starlette
 
 from api.monitoring import ROUTES
 from api.request_counts import OTHER, RequestCounts
-from events.counters import Exposition
+from api.services import Services
+from events.codec import Series, make_block
+from events.counters import Exposition, Histogram
+from events.event import JOURNAL, NewEvent, Partition
+from events.group_commit import CommitCounts
+from events.memory_log import MemoryLog
+from events.metrics import POINTS_LOGGED
 from events.settings import Settings
-from events.worker_counts import ACTIVE, MEASURES, WorkerCounts
+from events.worker_counts import (
+    ACTIVE,
+    MEASURES,
+    SEAL_ERRORS,
+    SEALED_BYTES,
+    SEALED_POINTS,
+    WorkerCounts,
+)
+from projections.sqlite_views import SqliteViews
 from tests.asgi import Answer, call
+from tests.lake_cases import SMALL, LakeCase
 from tests.servers import Server, send
 from tests.test_counters import parsed, value
+from workers.projector import Projector
+from workers.sealer import Sealer
 from workers.worker_page import answer
 
 OPERATIONS = Path(__file__).resolve().parent.parent / "docs/operations.md"
@@ -128,6 +145,77 @@ def test_every_series_is_documented(runfold_server: Server) -> None:
     assert len(names) > 30
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
     assert {measure.name for measure in MEASURES} <= names
+
+
+def services_behind(log: MemoryLog, views: SqliteViews) -> Services:
+    """A process whose lake is away, over this log and these views."""
+    parts: dict[str, Any] = dict.fromkeys(("views", "histories", "gate", "artifacts"))
+    watch: Any = SimpleNamespace(
+        waits=3, waits_over=2, waited_s_max=1.5, waited=Histogram((1.0,)), checkpoints={}
+    )
+    writer: Any = SimpleNamespace(commits=CommitCounts())
+    lake: Any = SimpleNamespace(away="it is away")
+    return Services(Settings(), log, views, watch=watch, writer=writer, lake=lake, **parts)
+
+
+def test_the_lag_of_each_partition_is_told(tmp_path: Path) -> None:
+    """By /ready and by /metrics alike: the one that is behind, the one that has stopped, and the
+    lake that is away; and the log while it can't be asked."""
+    log, views = MemoryLog(points_partitions=2), SqliteViews(tmp_path / "views.db", "memory")
+    views.create()
+    block = make_block([(Series("loss"), 1, 1, 0.5)])
+    log.append([POINTS_LOGGED.new(f"r{number}", block, time=1) for number in range(9)])
+    log.append([NewEvent("journal", "run.unheard", 1, "r", 1, b"{}")])
+    first, last = Partition("points", 0), Partition("points", 1)
+    projector = Projector(log, views)
+    for partition in (JOURNAL, first):
+        projector.step(partition)
+    services = services_behind(log, views)
+    app = Starlette(routes=ROUTES)
+    app.state.services, app.state.request_counts = services, RequestCounts("")
+    slots = {"refused": 1, "running": 0, "waiting": 0}
+    app.state.query_slots = SimpleNamespace(health=lambda: slots, taken=4)
+    told = call(app, "GET", "/ready").json()
+    behind = log.head(last)
+    assert (told["status"], told["lake"]["away"]) == ("stopped", "it is away")
+    points = told["lanes"]["points"]
+    assert [one["lag"] for one in points["partitions"]] == [0, behind]
+    assert (points["lag"], points["folded"]) == (behind, log.head(first))
+    assert "run.unheard" in told["lanes"]["journal"]["stopped"]
+    found = parsed(call(app, "GET", "/metrics").body)
+    for number, lag in enumerate((0, behind)):
+        labels = {"lane": "points", "partition": str(number)}
+        assert value(found, "runfold_lag_events", **labels) == lag
+        assert value(found, "runfold_folding_stopped", **labels) == 0
+    assert value(found, "runfold_folding_stopped", lane="journal", partition="0") == 1
+    assert value(found, "runfold_lake_up") == 0
+    assert value(found, "runfold_fresh_waits_over_total") == 2
+    views.close()
+
+
+def test_what_a_sealer_did_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points and bytes of segments, and what failed."""
+    case, counts, stop = LakeCase(tmp_path), WorkerCounts(), threading.Event()
+    case.create_run("a")
+    case.log_points("a", [("loss", step, step, 0.5) for step in range(500)])
+    sealer = Sealer(case.views, case.lake, SMALL, counts=counts)
+    sealer.seal_all()
+    (path,) = case.files()
+    assert counts.value(SEALED_POINTS) == 500
+    assert counts.value(SEALED_BYTES) == (case.lake.folder / path).stat().st_size
+
+    def fail() -> bool:
+        raise OSError("full")
+
+    monkeypatch.setattr(sealer, "round", fail)
+    running = threading.Thread(target=sealer.run, args=(stop,))
+    running.start()
+    while not counts.value(SEAL_ERRORS):
+        assert running.is_alive()
+        time.sleep(0.005)
+    stop.set()
+    running.join()
+    case.close()
 
 
 def test_waits_are_counted(runfold_server: Server) -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+import workers.projector
 from events.codec import Series, make_block
+from events.errors import TemporarilyUnavailable
 from events.event import JOURNAL, POINTS, Event, Partition
 from events.experiments import EXPERIMENT_CREATED, ExperimentCreated
 from events.log import LogError
 from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED
 from events.settings import Settings
+from events.worker_counts import FOLD_ERRORS, FOLDED_EVENTS, WorkerCounts
 from projections.same_log import require_within
 from projections.sqlite_views import SqliteViews
 from tests.homes import open_home
@@ -139,4 +142,40 @@ def test_a_lane_whose_events_are_lost_stops_and_says_so(tmp_path: Path) -> None:
         3,
         None,
     )
+    views.close()
+
+
+class Flaky(MemoryLog):
+    """A log that fails twice before it can be read: it is away, and then something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Exception] = [OSError("what?"), TemporarilyUnavailable("away")]
+
+    def read(self, partition: Partition, after: int, limit: int) -> list[Event]:
+        """See Log.read."""
+        if self.failures:
+            raise self.failures.pop()
+        return super().read(partition, after, limit)
+
+
+def test_folding_that_failed_is_tried_again_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it was: then all is folded, and /metrics tells how often."""
+    monkeypatch.setattr(workers.projector, "RETRY_FAILED_S", 0.01)
+    log, views, counts = Flaky(), SqliteViews(tmp_path / "views.db", "memory"), WorkerCounts()
+    views.create()
+    log.append([EXPERIMENT_CREATED.new("1", ExperimentCreated("e", "a", 1), time=1)])
+    stop = threading.Event()
+    projector = Projector(log, views, counts=counts)
+    thread = threading.Thread(target=projector.run, args=(stop, None))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not counts.value(FOLDED_EVENTS["journal"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    stop.set()
+    thread.join(5)
+    assert counts.value(FOLD_ERRORS) == 2
     views.close()

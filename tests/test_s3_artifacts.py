@@ -228,11 +228,15 @@ def test_downloads_by_urls_of_the_bucket(server: Server) -> None:
 
 
 def test_urls_for_runs_in_the_bucket(server: Server) -> None:
-    """A run below the root is up- and downloaded by URLs, for as long as was asked."""
+    """A run below the root is up- and downloaded by URLs, for as long as was asked; none is given
+    for a place that a folder or a file has taken."""
     base = "/api/2.0/mlflow/artifacts/presigned"
     up = server.post(f"{base}-upload-url", '{"run_id": "runs", "path": "d/x.txt"}').json()
     assert requests.put(up["presigned_url"], data=b"up", headers=up["headers"], timeout=60).ok
     assert content(server.runs, "1/r/artifacts/d/x.txt") == b"up"
+    for taken in ("d", "d/x.txt/y"):
+        refused = server.post(f"{base}-upload-url", f'{{"run_id": "runs", "path": "{taken}"}}')
+        assert code_of(refused) == (400, "INVALID_PARAMETER_VALUE")
     asked = '{"run_id": "runs", "path": "d/x.txt", "expiration": 1}'
     down = server.post(f"{base}-download-url", asked).json()
     assert requests.get(down["presigned_url"], timeout=60).content == b"up"

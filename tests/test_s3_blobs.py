@@ -1,6 +1,8 @@
 """What only a blob store in S3 can get wrong; the contract of all is in test_blobs.py."""
 
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,15 @@ from events.errors import (
 )
 from events.opened_blobs import check_place, open_blobs
 from events.places import SettingError
+from events.s3 import open_bucket
 from events.s3_blobs import CHUNK_BYTES, PART_BYTES, S3Blobs, S3Reading, open_s3
 from events.s3_settings import S3Access
 from events.settings import Settings
+from infra.backends.catalog import BACKENDS
 from infra.backends.service import Service
 from infra.backends.versitygw import BUCKET
-from tests.backends import S3Place
+from tests.backends import S3Place, fresh_place
+from tests.servers import require
 
 
 def waiting(store: S3Blobs) -> list[str]:
@@ -161,6 +166,40 @@ def test_what_s3_refuses_is_said(
     unknown = open_s3(s3_place.uri, S3Access(s3_server.uri, ignore_tls=True))
     with pytest.raises(PermissionDenied, match="no credentials"):
         unknown.stat("x")
+
+
+def test_buckets_are_addressed_as_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the path or in the host's name, of the endpoint that was given."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    styles = {"path": "https://s3.corp/bucket/k?", "virtual": "https://bucket.s3.corp/k?"}
+    for style, place in styles.items():
+        bucket = open_bucket("s3://bucket", S3Access("https://s3.corp", addressing_style=style))
+        assert bucket.signed("get_object", 60, Key="k").startswith(place)
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_a_certificate_that_nobody_vouches_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Is refused, unless it was said that any will do."""
+    require(shutil.which("openssl") is not None, "openssl")
+    certify = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=s3"]
+    made = [*certify, "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")]
+    subprocess.run(made, check=True, capture_output=True)
+    service = BACKENDS["versitygw"].make(None)
+    files = {"VGW_CERT": str(tmp_path / "cert"), "VGW_KEY": str(tmp_path / "key")}
+    service.environment = {**service.environment, **files}
+    place = fresh_place(service).entered(monkeypatch)
+    endpoint = service.uri.replace("http:", "https:")
+    try:
+        service.start()
+        with pytest.raises(TemporarilyUnavailable, match=r"CERTIFICATE_VERIFY_FAILED|SSL"):
+            open_s3(place.uri, S3Access(endpoint)).stat("x")
+        assert open_s3(place.uri, S3Access(endpoint, ignore_tls=True)).stat("x") is None
+    finally:
+        service.remove()
 
 
 def test_a_server_that_is_away_is_unavailable(

@@ -100,6 +100,34 @@ def test_a_read_waits_for_every_partition(tmp_path: Path) -> None:
     views.close()
 
 
+def test_views_that_were_replaced_by_older_ones_answer_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was heard of the views' freshness may be of others: a snapshot that lacks an event is
+    not answered from, and the read goes on once it is folded."""
+    log = log_with_experiment()
+    views = SqliteViews(tmp_path / "views.db", "memory")
+    views.create()
+
+    async def heard(_needed: object) -> None:
+        return
+
+    async def read() -> tuple[str | None, bool]:
+        watch = Watch(views, 5.0, lambda: None)
+        monkeypatch.setattr(watch, "wait", heard)
+        reader = Reader(log, views, watch)
+        reading = asyncio.create_task(reader.read(name_holder, "vision"))
+        await asyncio.sleep(0.1)
+        early = reading.done()
+        Projector(log, views).catch_up()
+        found = await reading
+        reader.close()
+        return found, early
+
+    assert asyncio.run(read()) == ("1", False)
+    views.close()
+
+
 class FarLog(MemoryLog):
     """A log that takes a while to say where it stands."""
 
