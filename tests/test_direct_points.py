@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import zstandard
 
 from events.codec import Block, Series, encode_block, make_block
 from events.event import DIRECT, NewEvent, Partition
@@ -49,6 +50,7 @@ BAD = [
     (direct("run", block()[:-3]), direct_points.NO_BLOCK),
     (direct("run", encode_block(make_block([]))), direct_points.NO_BLOCK),
     (direct("run", many_points()), direct_points.TOO_MUCH),
+    (direct("run", b"\x01" + zstandard.compress(bytes(17 << 20))), direct_points.TOO_MUCH),
     (direct("run", block("")), direct_points.NO_KEY),
     (direct("run", block("a/../b")), direct_points.NO_KEY),
     (direct("run", block("k" * 251)), direct_points.NO_KEY),

@@ -21,6 +21,7 @@ from events.memory_log import MemoryLog
 from events.metrics import POINTS_LOGGED
 from events.settings import Settings
 from events.worker_counts import FOLD_ERRORS, FOLDED_EVENTS, WorkerCounts
+from projections.folding import Checkpoint, Checkpoints
 from projections.same_log import require_within
 from projections.sqlite_views import SqliteViews
 from tests.homes import open_home
@@ -142,6 +143,26 @@ def test_a_lane_whose_events_are_lost_stops_and_says_so(tmp_path: Path) -> None:
         3,
         None,
     )
+    views.close()
+
+
+def test_views_that_took_the_place_of_others_skip_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that were read for views which are further are not folded into ones that are not."""
+    log, views = MemoryLog(), SqliteViews(tmp_path / "views.db", "memory")
+    views.create()
+    for number in ("1", "2", "3"):
+        created = ExperimentCreated(number, "mlflow-artifacts:/1", 1)
+        log.append([EXPERIMENT_CREATED.new(number, created, time=1)])
+    projector = Projector(log, views)
+    further = Checkpoints({JOURNAL: Checkpoint(2)})
+    with monkeypatch.context() as patched:
+        patched.setattr(views, "checkpoints", lambda: further)
+        projector.step(JOURNAL)
+    assert views.checkpoints()[JOURNAL].position == 0
+    projector.catch_up()
+    assert views.checkpoints()[JOURNAL].position == 3
     views.close()
 
 

@@ -47,9 +47,29 @@ class Writer(threading.Thread):
         self._wire.close()
 
 
+class Balancer(threading.Thread):
+    """Asks whether requests are to go there, and for the metrics, and keeps the answers."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self.ended = threading.Event()
+        self.ready: set[int] = set()
+        self.metrics: set[tuple[int, bool]] = set()
+
+    def run(self) -> None:
+        """Until it is told to end."""
+        while not self.ended.wait(0.1):
+            self.ready.add(requests.get(f"{self._url}/ready", timeout=60).status_code)
+            found = requests.get(f"{self._url}/metrics", timeout=60)
+            self.metrics.add((found.status_code, "\nrunfold_log_up 0\n" in found.text))
+
+
 def slowest(url: str, run_id: str, until: float) -> float:
-    """How long the slowest answer took of those that need no broker."""
+    """How long the slowest answer took of those that need no broker, beside some that do."""
     worst = 0.0
+    balancer = Balancer(url)
+    balancer.start()
     stale = {"Runfold-Consistency": "eventual"}
     asked = (f"{url}/version", f"{url}/api/2.0/mlflow/runs/get?run_id={run_id}")
     while time.monotonic() < until:
@@ -58,6 +78,8 @@ def slowest(url: str, run_id: str, until: float) -> float:
             assert requests.get(place, headers=stale, timeout=60).status_code == 200
             worst = max(worst, time.monotonic() - began)
         time.sleep(0.05)
+    balancer.ended.set()
+    assert (balancer.ready, balancer.metrics) == ({503}, {(200, True)})
     return worst
 
 
@@ -68,9 +90,10 @@ def test_a_broker_that_hangs_holds_up_no_other_request(
     start_runfold: Callable[..., Server],
     connect: Connect,
 ) -> None:
-    """While writes wait for the broker, what needs none is answered as ever; writes are refused
-    after a while, fresh reads too; and once the broker goes on each write that was on its way is
-    acknowledged, those that were refused are not there, and the others are there once."""
+    """While writes wait for the broker, what needs none is answered as ever, also beside a balancer
+    and a scrape, who are told that it is away; writes are refused after a while, fresh reads too;
+    and once the broker goes on each write that was on its way is acknowledged, those that were
+    refused are not there, and the others are there once."""
     uri = f"{own_kafka.uri}/hangs"
     init_log(uri, KafkaAccess(), 2)
     server = start_runfold(tmp_path / "home", "--log-uri", uri)
