@@ -16,10 +16,10 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,6 +38,12 @@ _COMPRESS_FROM_BYTES = 160
 _BODY_BYTES_MAX = 1 << 30
 _WIDE_FROM_SERIES = 1 << 16
 _REMEMBERED_BYTES_MAX = 4_096
+_TOGETHER_BYTES_MAX = 512 * 1024
+"""So much of blocks' bodies is decoded together: enough to share the cost of each step, and little
+enough to stay in a processor's cache."""
+_DAMAGE = (zstandard.ZstdError, msgspec.MsgspecError, struct.error, TypeError, IndexError)
+
+T = TypeVar("T")
 
 
 class Series(NamedTuple):
@@ -195,15 +201,67 @@ def decode_block(data: bytes, key: str | None = None) -> Block:
             raise ValueError("a block of points names a series that it does not declare")
         at = _ALL if key is None else _places(series, index, key)
         steps, timestamps, values = _restore_wide(body, offset + count * width, count, at)
-    except (
-        zstandard.ZstdError,
-        msgspec.MsgspecError,
-        struct.error,
-        TypeError,
-        IndexError,
-    ) as error:
+    except _DAMAGE as error:
         raise ValueError(f"not a block of points: {error}") from error
     return Block(series, index[at], steps, timestamps, values)
+
+
+def decode_together(stored: Iterable[tuple[T, bytes]]) -> Iterator[tuple[T, Block, int]]:
+    """What many stored blocks hold, each given with its owner, at less cost than one by one.
+
+    Blocks of an owner that declare the same series, and have as many points, become one, in which
+    they follow one another; with it comes how many they are. Owners are in no order. Raises
+    ValueError where one is no block.
+    """
+    alike: dict[tuple[T, bytes], list[bytes]] = {}
+    size = 0
+    try:
+        for owner, data in stored:
+            body = _body(data)
+            head = body[: _PREFIX.size + _PREFIX.unpack_from(body)[1]]
+            alike.setdefault((owner, head), []).append(body)
+            size += len(body)
+            if size >= _TOGETHER_BYTES_MAX:
+                yield from _all_joined(alike)
+                size = 0
+        yield from _all_joined(alike)
+    except _DAMAGE as error:
+        raise ValueError(f"not a block of points: {error}") from error
+
+
+def _all_joined(alike: dict[tuple[T, bytes], list[bytes]]) -> Iterator[tuple[T, Block, int]]:
+    while alike:
+        (owner, head), bodies = alike.popitem()
+        yield owner, _joined_alike(head, bodies), len(bodies)
+
+
+def _joined_alike(head: bytes, bodies: Sequence[bytes]) -> Block:
+    """The block of bodies that begin with the same head."""
+    count = _PREFIX.unpack_from(head)[0]
+    series = list(_declared(head[_PREFIX.size :]))
+    width = 4 if len(series) > _WIDE_FROM_SERIES else 2
+    wide_at = len(head) + count * width
+    size = wide_at + count * 24
+    if any(len(body) != size for body in bodies):
+        raise ValueError("a block of points has columns of the wrong length")
+    rows = np.frombuffer(b"".join(bodies), np.uint8).reshape(len(bodies), size)
+    (index,) = _restore_rows(rows[:, len(head) : wide_at], 1, width, count).astype(np.uint32)
+    if len(index) and (not series or int(index.max()) >= len(series)):
+        raise ValueError("a block of points names a series that it does not declare")
+    steps, timestamps, values = _restore_rows(rows[:, wide_at:], 3, 8, count)
+    return Block(series, index, steps.view("<i8"), timestamps.view("<i8"), values.view("<f8"))
+
+
+def _restore_rows(
+    rows: npt.NDArray[np.uint8], columns: int, width: int, count: int
+) -> npt.NDArray[Any]:
+    """Columns of so many numbers of this width, of which each row has some, one after the other."""
+    cells = rows.reshape(len(rows), columns, width, count)
+    restored = np.empty((columns, len(rows), count, width), np.uint8)
+    # A byte of all numbers at a time: half the time of copying each number's few bytes.
+    for place in range(width):
+        restored[..., place] = cells[:, :, place].transpose(1, 0, 2)
+    return restored.reshape(columns, -1).view(f"<u{width}")
 
 
 @lru_cache(maxsize=256)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 import numpy as np
 
-from events.codec import Block, decode_block
+from events.codec import Block, decode_together
 from projections.point_columns import Gathered, PointColumns, Range
 from projections.query_formats import quoted
 from projections.sql_tables import BY_NAME, timestamp
@@ -137,20 +137,22 @@ def _gathered(stored: Iterable[Stored]) -> tuple[Gathered, bool]:
     gathered = Gathered()
     spans: dict[str, list[tuple[int, int]]] = {}
     distinct = True
-    for run_id, data in stored:
-        block = decode_block(data)
+    for run_id, block, blocks in decode_together(stored):
         gathered.add(run_id, block)
         if distinct and len(block):
-            distinct = _step_by_step(block)
-            spans.setdefault(run_id, []).append((int(block.steps[0]), int(block.steps[-1])))
+            distinct = _step_by_step(block, blocks)
+            steps = block.steps.reshape(blocks, -1)
+            found = zip(steps[:, 0].tolist(), steps[:, -1].tolist(), strict=True)
+            spans.setdefault(run_id, []).extend(found)
     return gathered, distinct and not any(_any_shared(found) for found in spans.values())
 
 
-def _step_by_step(block: Block) -> bool:
-    """Whether the points are in order of step, then series, each pair of them once."""
-    steps, index = block.steps, block.index
-    rises = steps[1:] > steps[:-1]
-    rises |= (steps[1:] == steps[:-1]) & (index[1:] > index[:-1])
+def _step_by_step(block: Block, blocks: int) -> bool:
+    """Whether in each of so many blocks, which follow one another in one, the points are in order
+    of step, then series, each pair of them once."""
+    steps, index = block.steps.reshape(blocks, -1), block.index.reshape(blocks, -1)
+    rises = steps[:, 1:] > steps[:, :-1]
+    rises |= (steps[:, 1:] == steps[:, :-1]) & (index[:, 1:] > index[:, :-1])
     return bool(rises.all())
 
 

@@ -12,6 +12,7 @@ from events.codec import (
     Block,
     Series,
     decode_block,
+    decode_together,
     encode_block,
     encode_columns,
     join_blocks,
@@ -97,9 +98,44 @@ def test_joined_blocks_have_all_points(groups: list[list[tuple[Series, int, int,
     assert len(set(joined.series)) == len(joined.series)
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("rs"), POINTS), max_size=6), st.integers(1, 3))
+def test_blocks_decoded_together_have_all_points(
+    given: list[tuple[str, list[tuple[Series, int, int, float]]]], times: int
+) -> None:
+    """Each owner has the points of its blocks, and alike blocks are one, in their order."""
+    stored = [(owner, make_block(points)) for owner, points in given for _ in range(times)]
+    found: dict[str, list[tuple[Series, int, int, bytes]]] = {"r": [], "s": []}
+    count = 0
+    for owner, block, blocks in decode_together([(o, encode_block(b)) for o, b in stored]):
+        found[owner] += bits(block)
+        count += blocks
+        assert blocks >= times
+        assert len(block) % blocks == 0
+        if len({one for one, _ in given}) == len(given):
+            (mine,) = (points for one, points in given if one == owner)
+            assert bits(block) == bits(make_block(mine)) * times
+    assert count == len(stored)
+    for owner, points in found.items():
+        whole = [point for one, block in stored if one == owner for point in bits(block)]
+        assert sorted(points, key=repr) == sorted(whole, key=repr)
+
+
+def test_blocks_decoded_together_are_one_within_a_bound() -> None:
+    """A thousand alike blocks of a megabyte in all come in a few, which hold every point."""
+    blocks = [make_block([(Series("a"), n, k, k / 3) for k in range(50)]) for n in range(1_000)]
+    found = list(decode_together([("r", encode_block(block)) for block in blocks]))
+    assert 1 < len(found) < 10
+    steps = sorted(step for _, block, _ in found for step in block.steps.tolist())
+    assert steps == [n for n in range(1_000) for _ in range(50)]
+
+
 def test_more_series_than_two_bytes_can_count() -> None:
     """65,537 series in one block keep their places."""
     points = [(Series(str(place)), place, 0, float(place)) for place in range(65_537)]
+    stored = encode_block(make_block(points))
+    ((_, together, _),) = decode_together([("r", stored)])
+    assert bits(together) == bits(make_block(points))
     assert bits(decode_block(encode_block(make_block(points)))) == bits(make_block(points))
 
 
@@ -160,6 +196,8 @@ def test_bytes_that_are_no_block_are_refused(what: str, data: bytes) -> None:
     """Whatever is wrong raises ValueError, which stops the projector at the event."""
     with pytest.raises(ValueError, match="block of points"):
         pytest.fail(f"{what} was decoded: {decode_block(data)}")
+    with pytest.raises(ValueError, match="block of points"):
+        pytest.fail(f"{what} was decoded: {list(decode_together([('r', GOLDEN), ('r', data)]))}")
 
 
 @settings(deadline=None, max_examples=300)
@@ -172,8 +210,12 @@ def test_damaged_bytes_never_do_worse(noise: bytes, place: int) -> None:
             block = decode_block(damaged)
             assert len(decode_block(damaged, "loss")) <= len(block)
         except ValueError:
+            with pytest.raises(ValueError, match=r"block of points|utf-8"):
+                list(decode_together([("r", damaged)]))
             continue
         assert len(block.steps) == len(block.values) == len(block)
+        ((_, same, _),) = decode_together([("r", damaged)])
+        assert bits(same) == bits(block)
 
 
 @settings(deadline=None)
