@@ -96,14 +96,19 @@ but is not starved until its time is up."""
 
 
 def lower_priority() -> None:
-    """Lets everything else on the machine go first."""
+    """Lets everything else on the machine go first.
+
+    Idle is more than the lowest nice: who wakes up takes a processor that only runs what is idle
+    for one that is free, and takes its place at once. Beside a nice process they queue up on the
+    other processors.
+    """
     os.nice(LOWEST_NICE)
     if os.getsid(0) == os.getpid():
         # Where Linux shares the processor out by session, nice counts within one only: a session
         # of one's own would have as much as the whole server. No other session is touched.
         lower_session()
     try:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (OSError, AttributeError):
         return
     _lengthen_slice()
@@ -113,10 +118,8 @@ def _lengthen_slice() -> None:
     """SLICE_NS for the calling thread and what it starts. Linux looks at it from 6.12 on."""
     number = _SCHED_SETATTR.get(platform.machine())
     if number is not None:
-        size, batch = _SCHED_ATTR.size, os.SCHED_BATCH
-        _libc.syscall(
-            number, 0, _SCHED_ATTR.pack(size, batch, 0, LOWEST_NICE, 0, SLICE_NS, 0, 0), 0
-        )
+        size, idle = _SCHED_ATTR.size, os.SCHED_IDLE
+        _libc.syscall(number, 0, _SCHED_ATTR.pack(size, idle, 0, LOWEST_NICE, 0, SLICE_NS, 0, 0), 0)
 
 
 def lower_session() -> None:
