@@ -12,6 +12,7 @@ import click
 import pytest
 import yaml
 
+from api.monitoring import ROUTES
 from events.settings import SETTINGS, Settings
 from tests.test_image import instructions
 from workers.cli import main
@@ -90,7 +91,39 @@ def test_prometheus_finds_every_process() -> None:
     }
     running = {name for name, service in OURS.items() if "deploy" in service}
     environment = {name: OURS[name]["environment"] for name in running}
-    api_port = dict(re.findall(r"(\w+)=(\S+)", dict(instructions())["ENV"]))["MLFLOW_PORT"]
     assert asked == {
-        name: environment[name].get("RUNFOLD_METRICS_PORT", api_port) for name in running
+        name: environment[name].get("RUNFOLD_METRICS_PORT", api_port()) for name in running
     }
+
+
+def api_port() -> str:
+    """The port that an API process listens on in the image."""
+    variables: dict[str, str] = dict(re.findall(r"(\w+)=(\S+)", dict(instructions())["ENV"]))
+    return variables["MLFLOW_PORT"]
+
+
+def test_the_balancer_asks_and_reaches_every_api() -> None:
+    """Whether it is ready, on the port that it listens on; and clients reach the balancer."""
+    config = (INFRA / "haproxy.cfg").read_text("utf-8")
+    [asked] = re.findall(r"^ *option httpchk GET (\S+)$", config, re.M)
+    assert asked == "/ready"
+    assert asked in {route.path for route in ROUTES}
+    [(name, port)] = re.findall(r"^ *server-template \w+ \d+ (\w+):(\d+) check ", config, re.M)
+    assert (name in OURS, port) == (True, api_port())
+    [bound] = re.findall(r"^ *bind :(\d+)$", config, re.M)
+    assert [ports.partition(":")[2] for ports in SERVICES["balancer"]["ports"]] == [bound]
+
+
+def test_each_part_starts_after_what_it_needs() -> None:
+    """The log's topics are made once Kafka is well, where the parts look for them, and nothing of
+    ours starts before that and before its database is well."""
+    topics = OURS["topics"]
+    assert topics["environment"]["RUNFOLD_LOG_URI"] in topics["command"]
+    assert topics["depends_on"]["kafka"] == {"condition": "service_healthy"}
+    assert topics["healthcheck"] == {"disable": True}
+    for service in OURS.values():
+        if "deploy" in service:
+            needed = service["depends_on"]
+            assert needed["topics"] == {"condition": "service_completed_successfully"}
+            assert needed["postgresql"] == {"condition": "service_healthy"}
+    assert all("healthcheck" in SERVICES[name] for name in ("kafka", "postgresql"))

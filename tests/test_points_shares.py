@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -27,6 +29,7 @@ from projections.lake import Lake
 from projections.metrics import blocks
 from projections.sqlite_views import SqliteViews
 from tests.homes import content
+from workers import projector_process
 from workers.maintenance import fold_to_head
 from workers.projector import Projector
 from workers.shares import Shares
@@ -148,6 +151,25 @@ def test_what_another_has_left_lying_is_folded_by_who_has_the_journal(
     assert [looked(12, 13, 1.0), looked(12, 13, 2.1)] == [False, True]
     given.add(Partition("points", 2))
     assert [looked(12, 13, 0.1), looked(12, 13, 2.1)] == [False, True]
+
+
+def test_only_who_has_the_lock_folds_the_journal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as it has it; its share of the points it folds all the time."""
+    monkeypatch.setattr(projector_process, "prepare", lambda _stores: None)
+    mine, ended = Partition("points", 1), threading.Event()
+    process: Any = SimpleNamespace(ended=ended)
+    share: Any = SimpleNamespace(mine=lambda: {mine})
+    projector = projector_process.SharingProjector(process, process, share)
+    assert set(projector._given()) == {mine}
+    leading = threading.Thread(target=projector._lead)
+    leading.start()
+    until = time.monotonic() + 10
+    while set(projector._given()) != {JOURNAL, mine}:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    ended.set()
+    leading.join(10)
+    assert set(projector._given()) == {mine}
 
 
 def shared(members: list[PointsShare], wanted: list[int]) -> None:
