@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from events.errors import TooManyRequests
 from events.settings import Settings
 from projections.lake import Lake
-from projections.pressure import Pressure
+from projections.pressure import OthersUse, Pressure
 from projections.query_process import FOLDERS, Child, QueryLimits, Spares, sweep, threads_for
 
 P = ParamSpec("P")
@@ -22,6 +22,8 @@ WAITING_PER_SLOT = 4
 WAIT_MAX_S = 5.0
 PRESSURE_MAX = 0.4
 """Where somebody waits for a processor for more of the time, others want the processors."""
+OTHERS_MAX = 0.5
+"""Where others than queries take more of the processors' time, queries rest half of theirs."""
 
 
 class QuerySlots:
@@ -45,6 +47,7 @@ class QuerySlots:
             rows=settings.sql_rows,
         )
         self._pressure = Pressure()
+        self._others = OthersUse()
         self._spares = Spares(self.folders, limits, settings.sql_spares)
         # One more than queries: for the children that are started meanwhile. The threads live as
         # long as the process, for a child ends with the thread that started it.
@@ -103,6 +106,15 @@ class QuerySlots:
         twice as much with two threads. So it has one while others want the processors.
         """
         return 1 if self._pressure.share() > PRESSURE_MAX else None
+
+    def gives_way(self) -> bool:
+        """Whether a query is to rest half of its time.
+
+        Being idle for the scheduler is not enough: two processors are often the two halves of one
+        core, and even a loop that touches no memory and always gives way took a quarter off the
+        rate of who logs on the other half. Any thread may ask.
+        """
+        return self._others.share() > OTHERS_MAX
 
     def refill(self) -> None:
         """Sees to it that the next query finds a child that is ready."""

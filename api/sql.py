@@ -137,7 +137,7 @@ async def _answer(
     assert turn.child is not None
     snapshot = await _snapshot(services, turn, turn.child, job, experiment_ids)
     job = replace(job, threads_max=turn.slots.threads_max())
-    query = RunningQuery(turn.child, job, snapshot.statements)
+    query = RunningQuery(turn.child, job, snapshot.statements, turn.slots.gives_way)
     await turn.call(query.begin)
     pieces: list[bytes] = []
     while sum(map(len, pieces)) <= WHOLE_BYTES_MAX:

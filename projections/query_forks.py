@@ -17,7 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 IDLE_S = 300.0
@@ -64,9 +64,21 @@ class Forked:
 
     def kill(self) -> None:
         """Ends it now, whatever it does."""
+        self._signal(signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It does nothing meanwhile; it can be killed."""
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         with self._lock, contextlib.suppress(ProcessLookupError):
             if self._handle >= 0:
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+                signal.pidfd_send_signal(self._handle, number)
 
     def exit_code(self) -> int | None:
         """Waits for its end: its exit code, less than 0 for a signal. None: the forker is gone and

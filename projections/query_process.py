@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import select
 import shutil
@@ -18,7 +19,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ THREADS_MAX = 4
 """A query takes so many threads by itself; it gets more where it is told to."""
 PIECE_BYTES = 256 * 1024
 MESSAGES_BYTES_MAX = 1024 * 1024
+RUN_S = REST_S = 0.05
+"""A query that gives way rests so long after it has run so long."""
 _F_SETPIPE_SZ = 1031
 
 
@@ -228,11 +231,21 @@ class Spares:
 class RunningQuery:
     """One job on its way through a child. `close` it however it ended."""
 
-    def __init__(self, child: Child, job: Job, declarations: Sequence[str] = ()) -> None:
-        """`declarations`: the statements that make tables of the files in the child's folder."""
+    def __init__(
+        self,
+        child: Child,
+        job: Job,
+        declarations: Sequence[str] = (),
+        gives_way: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`declarations`: the statements that make tables of the files in the child's folder.
+        `gives_way`: whether it is to leave half of its time to others just now."""
         self._child = child
         self._job = job
         self._declarations = declarations
+        self._gives_way = gives_way
+        self._ran_s = 0.0
+        """For how long, since it rested."""
         self._messages = b""
         self._left_s = child.limits.seconds
         self._told: dict[str, Any] = {}
@@ -297,11 +310,25 @@ class RunningQuery:
         started = time.monotonic()
         poll = select.poll()
         poll.register(fd, events)
-        ready = poll.poll(max(0.0, self._left_s) * 1000)
+        until = started + self._left_s
+        while not self._is_ready(poll, until):
+            if time.monotonic() >= until:
+                self.kill()
+                raise self._too_long()
         self._left_s -= time.monotonic() - started
-        if not ready:
-            self.kill()
-            raise self._too_long()
+
+    def _is_ready(self, poll: select.poll, until: float) -> bool:
+        """Lets the child run for a while, which ends when there is something to read or write."""
+        if self._ran_s >= RUN_S:
+            self._ran_s = 0.0
+            if self._gives_way():
+                with self._child.process.stopped():
+                    time.sleep(REST_S)
+        started = time.monotonic()
+        wait_s = max(0.0, min(RUN_S - self._ran_s, until - started))
+        ready = poll.poll(math.ceil(wait_s * 1000))
+        self._ran_s += time.monotonic() - started
+        return bool(ready)
 
     def _too_long(self) -> QueryFailed:
         seconds = self._child.limits.seconds

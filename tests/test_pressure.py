@@ -1,4 +1,4 @@
-"""How much others want the processors, from what Linux counts."""
+"""How much others want the processors, and what they take, from what Linux counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from projections.pressure import Pressure
+from projections.pressure import OthersUse, Pressure
 
 LINES = """some avg10={average:.2f} avg60=0.00 avg300=0.00 total={total}
 full avg10=0.00 avg60=0.00 avg300=0.00 total=0
@@ -45,3 +45,32 @@ def test_a_kernel_that_does_not_count(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         file.write_text(text)
     assert Pressure(file).share() == 0.0
+
+
+def test_what_others_took_since_the_last_look(tmp_path: Path) -> None:
+    """What is nice, idle or waits for a disk is not counted; without a look of late it is nothing,
+    and a look that comes at once finds what the last one found."""
+    file, now = tmp_path / "stat", 100.0
+    use = OthersUse(file, lambda: now)
+
+    def share(after_s: float, *ticks: int) -> float:
+        nonlocal now
+        now += after_s
+        file.write_text(f"cpu  {' '.join(map(str, ticks))}\ncpu0 1 2 3 4\n")
+        return use.share()
+
+    # User, nice, system, idle, waiting, two kinds of interrupts, stolen, and guests' part of user.
+    assert share(0, 100, 100, 100, 100, 100, 100, 100, 100, 70) == 0.0
+    assert share(0.5, 130, 140, 110, 105, 105, 104, 103, 103, 99) == pytest.approx(0.5)
+    assert share(0.1, 999, 140, 110, 105, 105, 104, 103, 103, 99) == pytest.approx(0.5)
+    assert share(0.4, 130, 240, 110, 105, 105, 104, 103, 103, 99) == 0.0
+    assert share(60, 900, 240, 110, 105, 105, 104, 103, 103, 99) == 0.0
+
+
+@pytest.mark.parametrize("text", [None, "", "cpu  x 1 2 3 4 5\n", "cpu  1 2\n"])
+def test_a_kernel_that_does_not_tell(tmp_path: Path, text: str | None) -> None:
+    """Nobody is taken for busy where it is not known."""
+    file = tmp_path / "stat"
+    if text is not None:
+        file.write_text(text)
+    assert OthersUse(file).share() == 0.0

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,9 +63,42 @@ def is_gone(pid: int) -> bool:
     """Whether no process of this number runs; one that nobody has asked about counts as gone."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        # Its first thread may be gone before the others, and it only with them.
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return state == "Z"
+    return state == "Z" and len(threads) <= 1
+
+
+def processor_s(child: Child) -> float:
+    """The processor time that its process has taken."""
+    words = Path(f"/proc/{child.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_query_that_gives_way_rests_half_of_its_time(forks: Forks, tmp_path: Path) -> None:
+    """It has hardly more than half of a processor, comes to its end, and is ended at its limit of
+    seconds and by who asked for it as others are."""
+    counted = "SELECT count(*) FROM range(40000000) AS t(a) WHERE hash(a) % 7 = 1"
+    with a_child(forks, tmp_path) as child:
+        query = RunningQuery(child, Job(counted, format="csv"), gives_way=lambda: True)
+        query.begin()
+        assert b"count_star" in b"".join(iter(query.read, b""))
+    limits = QueryLimits(memory_mb=300, seconds=2.0)
+    with contextlib.closing(Child(forks, tmp_path / "queries", limits)) as child:
+        query = RunningQuery(child, Job(FOREVER), gives_way=lambda: True)
+        killer = threading.Timer(1.5, lambda: taken.append(processor_s(child)))
+        taken: list[float] = []
+        killer.start()
+        with pytest.raises(QueryFailed, match="longer than 2 seconds"):
+            query.begin()
+        killer.join()
+        assert 0.1 < taken[0] < 1.1
+    with a_child(forks, tmp_path) as child:
+        query = RunningQuery(child, Job(FOREVER), gives_way=lambda: True)
+        threading.Timer(0.3, query.kill).start()
+        with pytest.raises(QueryFailed, match="code -9"):
+            query.begin()
 
 
 def test_queries_are_forked_from_one_process(forks: Forks, tmp_path: Path) -> None:

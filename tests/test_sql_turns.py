@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,8 @@ from starlette.responses import Response
 from api import sql
 from api.query_slots import query_slots
 from events.settings import Settings
-from projections.pressure import Pressure
+from projections.pressure import OthersUse, Pressure
+from projections.query_forks import Forked
 from projections.sql_snapshot import take_snapshot
 from tests.sql_cases import SqlCase
 
@@ -94,6 +96,27 @@ def test_a_query_has_one_thread_while_others_want_the_processors(
     settings = Settings(home=tmp_path, sql_threads=2, sql_memory_mb=300)
     asked = "SELECT current_setting('threads')::VARCHAR"
     assert answers(case, settings, asked) == [[[threads]]]
+    case.close()
+
+
+@pytest.mark.parametrize(("share", "rests"), [(0.9, True), (0.4, False)])
+def test_a_query_rests_while_others_take_the_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, rests: bool
+) -> None:
+    """It is stopped now and then, and comes to its end; otherwise it never is."""
+    case = SqlCase(tmp_path)
+    monkeypatch.setattr(OthersUse, "share", lambda _self: share)
+    stopped, stop = [], Forked.stopped
+
+    def counted(process: Forked) -> AbstractContextManager[None]:
+        stopped.append(process)
+        return stop(process)
+
+    monkeypatch.setattr(Forked, "stopped", counted)
+    settings = Settings(home=tmp_path, sql_memory_mb=300)
+    asked = "SELECT count(*) FROM range(20000000) AS t(a) WHERE hash(a) % 7 < 9"
+    assert answers(case, settings, asked) == [[[20_000_000]]]
+    assert bool(stopped) is rests
     case.close()
 
 
