@@ -38,15 +38,6 @@ def test_what_was_waited_since_the_last_look(tmp_path: Path) -> None:
     assert counted.share(60, 20.0, 60_000_000) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("text", [None, "", "some avg10=x total=1\n", "nothing\n"])
-def test_a_kernel_that_does_not_count(tmp_path: Path, text: str | None) -> None:
-    """Nobody is taken for waiting where it is not known."""
-    file = tmp_path / "cpu"
-    if text is not None:
-        file.write_text(text)
-    assert Pressure(file).share() == 0.0
-
-
 def test_what_others_took_since_the_last_look(tmp_path: Path) -> None:
     """What is nice, idle or waits for a disk is not counted; without a look of late it is nothing,
     and a look that comes at once finds what the last one found."""
@@ -67,10 +58,16 @@ def test_what_others_took_since_the_last_look(tmp_path: Path) -> None:
     assert share(60, 900, 240, 110, 105, 105, 104, 103, 103, 99) == 0.0
 
 
-@pytest.mark.parametrize("text", [None, "", "cpu  x 1 2 3 4 5\n", "cpu  1 2\n"])
-def test_a_kernel_that_does_not_tell(tmp_path: Path, text: str | None) -> None:
-    """Nobody is taken for busy where it is not known."""
-    file = tmp_path / "stat"
+@pytest.mark.parametrize("measure", [Pressure, OthersUse])
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "some avg10=x total=1\n", "nothing\n", "cpu  x 1 2 3 4 5\n", "cpu  1 2\n"],
+)
+def test_a_kernel_that_does_not_count(
+    tmp_path: Path, measure: type[Pressure | OthersUse], text: str | None
+) -> None:
+    """Nobody is taken for waiting, or for busy, where it is not known."""
+    file = tmp_path / "counted"
     if text is not None:
         file.write_text(text)
-    assert OthersUse(file).share() == 0.0
+    assert measure(file).share() == 0.0
